@@ -1,0 +1,205 @@
+package agent
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Runtime is the port to the container runtime: the containerd adapter implements it (package agent/containerd), and a
+// fake does in tests. Sandboxes and containers carry the pod's identity in labels, so that a restarted agent adopts what
+// it finds. All calls are idempotent where the name says Ensure or Remove. Errors wrap context.
+type Runtime interface {
+	// EnsureSandbox makes the pod's pinned network and IPC namespaces (or adopts them) and its cgroup.
+	EnsureSandbox(ctx context.Context, s SandboxSpec) (Sandbox, error)
+	// RemoveSandbox removes the pod's remaining containers, namespaces, mounts and cgroup.
+	RemoveSandbox(ctx context.Context, podUID string) error
+	Sandboxes(ctx context.Context) ([]Sandbox, error)
+
+	// CreateContainer prepares rootfs, OCI spec, log file and task, without starting it.
+	CreateContainer(ctx context.Context, c ContainerSpec) (id string, err error)
+	StartContainer(ctx context.Context, id string) error
+	// StopContainer sends the stop signal, waits up to grace and kills; it returns when the container has exited.
+	StopContainer(ctx context.Context, id string, grace time.Duration) error
+	RemoveContainer(ctx context.Context, id string) error
+	// Containers lists all containers of this node, dead ones included.
+	Containers(ctx context.Context) ([]Container, error)
+	// Exits delivers the ids of containers that stopped; it may miss some while the runtime is away, so callers relist.
+	Exits(ctx context.Context) <-chan string
+
+	// Exec runs a process in a running container and returns its exit code.
+	Exec(ctx context.Context, id string, e ExecSpec) (exitCode int, err error)
+	// Attach connects to the container's own stdio until it ends or ctx is done.
+	Attach(ctx context.Context, id string, s Streams) error
+
+	// Image returns ErrNoImage when the reference is not on this node.
+	Image(ctx context.Context, ref string) (Image, error)
+	// Pull fetches the image from its registry with the first of auths that fits; auths may be empty.
+	Pull(ctx context.Context, ref string, auths []RegistryAuth) (Image, error)
+	// Import reads an OCI or docker archive (optionally gzipped) and returns the references it named.
+	Import(ctx context.Context, archive io.Reader) ([]string, error)
+	Images(ctx context.Context) ([]Image, error)
+	RemoveImage(ctx context.Context, ref string) error
+
+	// Stats of one container, read from its cgroup.
+	Stats(ctx context.Context, id string) (Stats, error)
+	// Version of the runtime ("containerd://2.4.2"); an error means that it does not answer.
+	Version(ctx context.Context) (string, error)
+}
+
+// Network is the port to the pod network; package netproxy implements it.
+type Network interface {
+	// Setup gives the namespace its interface, address, routes and host ports, and returns the pod's addresses; repeated
+	// calls return the same ones.
+	Setup(ctx context.Context, p PodNetwork) ([]netip.Addr, error)
+	Teardown(ctx context.Context, podUID string) error
+	// Pods lists the UIDs that hold an address, so that the agent can tear down what has no pod any more.
+	Pods(ctx context.Context) ([]string, error)
+}
+
+// PodNetwork describes one pod to Network.Setup.
+type PodNetwork struct {
+	UID, Namespace, Name string
+	NetNS                string // path of the pinned namespace
+	HostPorts            []HostPort
+}
+
+// HostPort maps HostIP:HostPort of the node to ContainerPort of the pod.
+type HostPort struct {
+	Protocol      string // TCP, UDP
+	HostIP        string // "" = all
+	HostPort      int32
+	ContainerPort int32
+}
+
+// PodRef identifies a pod in labels, logs and paths.
+type PodRef struct{ Namespace, Name, UID string }
+
+// SandboxSpec describes what the containers of a pod share.
+type SandboxSpec struct {
+	Pod          PodRef
+	Hostname     string
+	HostNetwork  bool // no network namespace of its own
+	HostIPC      bool
+	HostPID      bool
+	SharePID     bool   // one PID namespace for all containers, held by an infra process
+	CgroupParent string // of the pod, as the agent's cgroup layout names it
+	Sysctls      map[string]string
+}
+
+// Sandbox is an existing sandbox.
+type Sandbox struct {
+	Pod     PodRef
+	NetNS   string // "" with HostNetwork
+	Created time.Time
+}
+
+// ContainerSpec describes one container to be created; everything is resolved (env expanded, mounts on disk, user and
+// limits decided), so that the adapter only translates.
+type ContainerSpec struct {
+	Pod                   PodRef
+	Name                  string
+	Attempt               int // restart count; part of the container's identity
+	Image                 string
+	Command               []string // replaces the image's entrypoint when not empty
+	Args                  []string
+	Env                   []string // NAME=value; the image's env comes first
+	WorkingDir            string
+	Mounts                []specs.Mount
+	Devices               []string
+	LogPath               string // CRI log format
+	Stdin, StdinOnce, TTY bool
+
+	Hash        string // of the pod's container spec, to see changes
+	Kind        string // "init", "app", "ephemeral"
+	Annotations map[string]string
+
+	User               *int64
+	Group              *int64
+	SupplementalGroups []int64
+	Privileged         bool
+	ReadOnlyRoot       bool
+	NoNewPrivileges    bool
+	CapAdd, CapDrop    []string
+	SeccompProfile     string // "runtime/default", "unconfined", "localhost/<path>"
+
+	CPUShares   uint64
+	CPUQuota    int64 // µs per CPUPeriod; 0 = none
+	CPUPeriod   uint64
+	MemoryLimit int64 // bytes; 0 = none
+	PidsLimit   int64
+	OOMScoreAdj int
+}
+
+// ContainerState is where a container is in its life.
+type ContainerState string
+
+const (
+	ContainerCreated ContainerState = "created"
+	ContainerRunning ContainerState = "running"
+	ContainerExited  ContainerState = "exited"
+	ContainerUnknown ContainerState = "unknown"
+)
+
+// Container is an existing container.
+type Container struct {
+	ID        string
+	Pod       PodRef
+	Name      string
+	Kind      string
+	Attempt   int
+	Image     string
+	ImageID   string // repo digest or config digest
+	Hash      string
+	State     ContainerState
+	Pid       int
+	LogPath   string
+	Created   time.Time
+	Started   time.Time
+	Finished  time.Time
+	ExitCode  int
+	Signal    int
+	OOMKilled bool
+	Error     string // why it could not be started
+}
+
+// ExecSpec is a process to run inside a container.
+type ExecSpec struct {
+	Command []string
+	Streams
+}
+
+// Streams carries stdio; nil streams are closed.
+type Streams struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	TTY            bool
+	Resize         <-chan TerminalSize
+}
+
+// TerminalSize in characters.
+type TerminalSize struct{ Width, Height uint16 }
+
+// Image on this node.
+type Image struct {
+	ID      string // sha256:… of the config
+	Names   []string
+	Digests []string // repo@sha256:…
+	Size    int64
+	User    string // default user of the image config
+}
+
+// RegistryAuth is one credential from an image pull secret.
+type RegistryAuth struct{ Registry, Username, Password, IdentityToken string }
+
+// Stats of a container.
+type Stats struct {
+	Time        time.Time
+	CPUNanos    uint64 // cumulative
+	MemoryBytes uint64 // working set
+	MemoryUsage uint64
+	Pids        uint64
+}

@@ -1,0 +1,37 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"mgr/fsm"
+)
+
+// Quorum is what the API server needs of this peer's place in the Raft quorum; *raftnode.Node implements it, and tests
+// implement it over a bare fsm.FSM.
+type Quorum interface {
+	// Propose submits a command through the log and returns its result once applied here. An error that wraps
+	// fsm.ErrNotLeader says that this peer does not lead (nothing was written); fsm.ErrUnknown that leadership was lost
+	// while the entry was on its way, so it may or may not have been written.
+	Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error)
+	// ReadIndex waits until this peer has applied everything committed anywhere before the call (linearizable read).
+	ReadIndex(ctx context.Context) error
+	// Leader returns the id and address (host:port) of the current leader, "" while there is none, and whether it is
+	// this peer.
+	Leader() (id, addr string, self bool)
+	// Term of this peer's leadership scope, 0 when it does not lead.
+	Term() uint64
+	// FSM is the replicated state.
+	FSM() *fsm.FSM
+}
+
+// Explainer says why a pod is where it is, or nowhere; the scheduler implements it on the leader.
+type Explainer interface {
+	Explain(ctx context.Context, namespace, name string) (any, error)
+}
+
+// NodeDialer reaches an agent through the connection that the agent opened itself.
+type NodeDialer interface {
+	// RoundTripper sends HTTP requests to the node's agent, wherever its connection ends; an error names the node.
+	RoundTripper(node string) (http.RoundTripper, error)
+}
