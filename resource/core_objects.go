@@ -1,0 +1,62 @@
+package resource
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+func configMap() *Kind {
+	k := row[corev1.ConfigMap, corev1.ConfigMapList](corev1.SchemeGroupVersion, "ConfigMap", "configmaps", "cm")
+	k.Columns = []metav1.TableColumnDefinition{nameColumn(), text("Data", corev1.ConfigMap{}.SwaggerDoc()["data"]), ageColumn()}
+	k.Cells = printing(func(c *corev1.ConfigMap, now time.Time) []any {
+		return []any{c.Name, int64(len(c.Data) + len(c.BinaryData)), age(c.CreationTimestamp, now)}
+	})
+	return k
+}
+
+func secret() *Kind {
+	k := row[corev1.Secret, corev1.SecretList](corev1.SchemeGroupVersion, "Secret", "secrets")
+	k.Default = defaulting(func(s *corev1.Secret) { setDefault(&s.Type, corev1.SecretTypeOpaque) })
+	k.Rules = Rules{
+		Prepare: preparing(mergeStringData),
+	}
+	k.Fields = reading(func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} })
+	doc := corev1.Secret{}.SwaggerDoc()
+	k.Columns = []metav1.TableColumnDefinition{nameColumn(), text("Type", doc["type"]), text("Data", doc["data"]), ageColumn()}
+	k.Cells = printing(func(s *corev1.Secret, now time.Time) []any {
+		return []any{s.Name, string(s.Type), int64(len(s.Data)), age(s.CreationTimestamp, now)}
+	})
+	return k
+}
+
+// mergeStringData moves the write-only stringData into data.
+func mergeStringData(s, _ *corev1.Secret) {
+	if len(s.StringData) > 0 && s.Data == nil {
+		s.Data = make(map[string][]byte, len(s.StringData))
+	}
+	for key, value := range s.StringData {
+		s.Data[key] = []byte(value)
+	}
+	s.StringData = nil
+}
+
+func serviceAccount() *Kind {
+	k := row[corev1.ServiceAccount, corev1.ServiceAccountList](corev1.SchemeGroupVersion, "ServiceAccount", "serviceaccounts", "sa")
+	k.Rules = Rules{
+		Prepare: preparing(func(sa, _ *corev1.ServiceAccount) {
+			// Only the names count: the secrets are in the account's namespace.
+			for i := range sa.Secrets {
+				sa.Secrets[i] = corev1.ObjectReference{Name: sa.Secrets[i].Name}
+			}
+		}),
+	}
+	k.Subresources = []Subresource{{Name: "token", Kind: tokenRequestKind, Verbs: []string{"create"}}}
+	k.Columns = []metav1.TableColumnDefinition{nameColumn(), ageColumn()}
+	k.Cells = printing(func(sa *corev1.ServiceAccount, now time.Time) []any {
+		return []any{sa.Name, age(sa.CreationTimestamp, now)}
+	})
+	return k
+}
