@@ -95,3 +95,36 @@ type Result struct {
 	// Refusal is nil when the command was applied.
 	Refusal *Refusal
 }
+
+// Error makes the refusal usable as an error.
+func (r *Refusal) Error() string {
+	s := r.Reason.String()
+	if r.Key.Name != "" {
+		s = r.Key.String() + ": " + s
+	}
+	if r.Detail != "" {
+		s += ": " + r.Detail
+	}
+	return s
+}
+
+// String is a short phrase, for messages.
+func (r Reason) String() string {
+	switch r {
+	case ReasonNone:
+		return "applied"
+	case ReasonExists:
+		return "already exists"
+	case ReasonNotFound:
+		return "not found"
+	case ReasonConflict:
+		return "conflict"
+	case ReasonClaimed:
+		return "claimed"
+	case ReasonFenced:
+		return "fenced"
+	case ReasonInvalid:
+		return "invalid"
+	}
+	return "unknown reason"
+}

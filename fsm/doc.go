@@ -10,7 +10,8 @@
 // There are three conditional writes: create, update-if, delete-if; a Command holds one or more of them and is applied
 // whole or not at all. An entry of the log is a batch of commands, each with its own result (group commit). A command
 // may carry the term of the leader whose loop sent it; a command whose term is not the term of its log entry is
-// refused, so a deposed leader's controllers are fenced without having to exit.
+// refused, so a deposed leader's controllers are fenced without having to exit. An entry that does not parse is an error
+// of Apply, not a refusal: the peer must stop applying, since its peers may have read it.
 //
 // # Reading
 //
@@ -23,4 +24,5 @@
 //
 // Each resource has a history of its changes, bounded in events and bytes. A Cursor is a place in that history: it has
 // no buffer of its own, so a slow watcher costs nothing and is cut off with ErrCompacted when history has moved past it.
+// History is not part of the state and of snapshots; it is equal on all peers as far back as each has it.
 package fsm

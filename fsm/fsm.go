@@ -2,96 +2,149 @@ package fsm
 
 import (
 	"context"
-	"io"
-	"iter"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tidwall/btree"
 )
 
 // FSM is the state machine of one peer. One goroutine applies; any number read.
-type FSM struct{}
+type FSM struct {
+	options   Options
+	state     atomic.Pointer[State]
+	indexes   waiters
+	revisions waiters
 
-// New returns an empty state machine with the given bounds on watch history.
-func New(o Options) *FSM { panic("skeleton") }
-
-// Options bound what is kept besides the live state; zero values take the defaults.
-type Options struct {
-	HistoryEvents int // per resource
-	HistoryBytes  int // per resource
+	mu sync.Mutex // held by whoever publishes
+	w  writer
 }
 
-// Apply applies one log entry (a batch of commands) and publishes the new state.
-func (f *FSM) Apply(index, term uint64, entry []byte) []Result { panic("skeleton") }
+// Options bound what is kept besides the live state; zero values take the defaults. Peers need not have equal options:
+// they are no part of the state.
+type Options struct {
+	HistoryEvents int // per resource; default 32768
+	HistoryBytes  int // per resource, of the objects' data; default 32 MiB
+}
+
+// New returns an empty state machine with the given bounds on watch history.
+func New(o Options) *FSM {
+	if o.HistoryEvents <= 0 {
+		o.HistoryEvents = 32768
+	}
+	if o.HistoryBytes <= 0 {
+		o.HistoryBytes = 32 << 20
+	}
+	f := &FSM{options: o}
+	f.indexes.init()
+	f.revisions.init()
+	f.w = writer{options: o, dir: &directory{}, claims: btree.NewMap[string, Key](0)}
+	f.publish()
+	return f
+}
+
+// Entry is one entry of the log.
+type Entry struct {
+	Index, Term uint64
+	Data        []byte // made by EncodeEntry or JoinEntry
+}
+
+// Apply applies one log entry (a batch of commands) and publishes the new state. The results are those of the entry's
+// commands, in order. An error (ErrCorrupt, or an index that is not above the last) means that nothing was applied and
+// that this peer must not apply any further entry.
+func (f *FSM) Apply(index, term uint64, entry []byte) ([]Result, error) {
+	results, err := f.ApplyBatch([]Entry{{Index: index, Term: term, Data: entry}})
+	if err != nil {
+		return nil, err
+	}
+	return results[0], nil
+}
+
+// ApplyBatch applies log entries one after the other and publishes once. On error the results are those of the entries
+// before the bad one, which are applied and published.
+func (f *FSM) ApplyBatch(entries []Entry) ([][]Result, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	results := make([][]Result, 0, len(entries))
+	for _, e := range entries {
+		r, err := f.w.apply(e)
+		if err != nil {
+			f.publish()
+			return results, fmt.Errorf("apply log entry %d: %w", e.Index, err)
+		}
+		results = append(results, r)
+	}
+	f.publish()
+	return results, nil
+}
 
 // State is the last published state.
-func (f *FSM) State() *State { panic("skeleton") }
+func (f *FSM) State() *State { return f.state.Load() }
 
 // WaitIndex returns once the state of log index or later is published.
-func (f *FSM) WaitIndex(ctx context.Context, index uint64) error { panic("skeleton") }
+func (f *FSM) WaitIndex(ctx context.Context, index uint64) error {
+	return f.indexes.wait(ctx, index, func() uint64 { return f.State().index })
+}
 
 // WaitRevision returns once revision is published.
-func (f *FSM) WaitRevision(ctx context.Context, revision uint64) error { panic("skeleton") }
-
-// Watch returns a cursor that delivers the changes of resource after revision: ErrCompacted when history no longer
-// reaches back, ErrFuture when the revision has not been reached.
-func (f *FSM) Watch(resource string, revision uint64) (*Cursor, error) { panic("skeleton") }
+func (f *FSM) WaitRevision(ctx context.Context, revision uint64) error {
+	return f.revisions.wait(ctx, revision, func() uint64 { return f.State().revision })
+}
 
 // StateAt returns the state of one resource as it was at revision, rebuilt from history (consistent paging, time
 // travel): ErrCompacted, ErrFuture.
-func (f *FSM) StateAt(resource string, revision uint64) (View, error) { panic("skeleton") }
-
-// Restore replaces state and history by a snapshot; all cursors end with ErrCompacted.
-func (f *FSM) Restore(r io.Reader) error { panic("skeleton") }
-
-// EncodeEntry makes a log entry of commands; DecodeEntry reverses it and checks the checksum.
-func EncodeEntry(commands []Command) ([]byte, error) { panic("skeleton") }
-func DecodeEntry(entry []byte) ([]Command, error)    { panic("skeleton") }
-
-// View reads the objects of one resource at one revision.
-type View interface {
-	Revision() uint64
-	Get(namespace, name string) *Object // nil: not there
-	// List yields objects in order, of one namespace or of all (""), starting after the key "namespace/name" (or "name").
-	List(namespace, after string) iter.Seq[*Object]
-	Len(namespace string) int
+func (f *FSM) StateAt(resource string, revision uint64) (View, error) {
+	s := f.State()
+	t := s.table(resource)
+	if t == nil {
+		t = newTable(s.floor)
+	}
+	if err := t.reaches(revision, s.revision); err != nil {
+		return nil, err
+	}
+	if t.history.after(revision) != t.history.end() {
+		t = t.at(revision)
+	}
+	return view{t: t, revision: revision}, nil
 }
 
-// State is one immutable published state.
-type State struct{}
-
-func (s *State) Index() uint64                   { panic("skeleton") } // log index of the last entry applied
-func (s *State) Revision() uint64                { panic("skeleton") }
-func (s *State) Hash() uint64                    { panic("skeleton") } // of everything that WriteSnapshot writes, incrementally kept
-func (s *State) Get(k Key) *Object               { panic("skeleton") }
-func (s *State) Resource(resource string) View   { panic("skeleton") }
-func (s *State) Resources() []string             { panic("skeleton") } // that hold objects, sorted
-func (s *State) Claim(name string) (Key, bool)   { panic("skeleton") } // who holds it
-func (s *State) WriteSnapshot(w io.Writer) error { panic("skeleton") }
-
-// EventType of a change.
-type EventType uint8
-
-const (
-	Added EventType = iota + 1
-	Modified
-	Deleted
-)
-
-// Event is one change of one object. Object is the new form (for Deleted: the last form, with Revision and the
-// resourceVersion in Data set to the revision of the deletion); Prev is the form before, nil for Added.
-type Event struct {
-	Type     EventType
-	Revision uint64
-	Object   *Object
-	Prev     *Object
-	Actor    string
-	Cause    string
+// publish makes the writer's state the one that readers see and wakes those who wait for it.
+func (f *FSM) publish() {
+	old := f.state.Load()
+	s := &State{
+		index: f.w.index, revision: f.w.revision, sum: f.w.sum, epoch: f.w.epoch, floor: f.w.floor,
+		dir: f.w.dir, tables: make([]*table, len(f.w.tables)),
+	}
+	for i, t := range f.w.tables {
+		if f.w.dirty[i] || old == nil || i >= len(old.tables) || old.epoch != s.epoch {
+			s.tables[i] = t.publish()
+		} else {
+			s.tables[i] = old.tables[i]
+		}
+	}
+	if f.w.claimsDirty || old == nil || old.epoch != s.epoch {
+		s.claims = f.w.claims.Copy()
+	} else {
+		s.claims = old.claims
+	}
+	f.w.clean()
+	f.state.Store(s)
+	if old != nil {
+		for i, t := range old.tables {
+			if i >= len(s.tables) || s.tables[i] != t {
+				close(t.changed)
+			}
+		}
+	}
+	f.indexes.reached(s.index)
+	f.revisions.reached(s.revision)
 }
 
-// Cursor is a reader's place in the history of one resource.
-type Cursor struct{}
-
-// Next waits for changes and returns them in order, at least one unless the state moved on without any (then events is
-// empty and revision tells how far the cursor got: a bookmark). ErrCompacted when the reader fell behind the history or the state
-// was restored.
-func (c *Cursor) Next(ctx context.Context) (events []Event, revision uint64, err error) {
-	panic("skeleton")
+// addTable publishes an empty table for a resource that has never had an object, so that it can be watched.
+func (f *FSM) addTable(resource string) *State {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.w.table(resource)
+	f.publish()
+	return f.State()
 }
