@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 )
 
@@ -15,6 +16,7 @@ func deployment() *Kind {
 	spec := func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec }
 	status := func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status }
 	k.Categories = []string{"all"}
+	k.Default = defaulting(defaultDeployment)
 	k.Rules = Rules{
 		Prepare: preparing(func(d, old *appsv1.Deployment) {
 			keepStatus(spec, status)(d, old)
@@ -40,6 +42,20 @@ func deployment() *Kind {
 	}, templateColumns(appsv1.DeploymentSpec{}.SwaggerDoc()["selector"])...)
 	k.Cells = printing(deploymentCells)
 	return k
+}
+
+func defaultDeployment(d *appsv1.Deployment) {
+	spec := &d.Spec
+	setDefaultPtr(&spec.Replicas, 1)
+	setDefault(&spec.Strategy.Type, appsv1.RollingUpdateDeploymentStrategyType)
+	if spec.Strategy.Type == appsv1.RollingUpdateDeploymentStrategyType {
+		setDefaultPtr(&spec.Strategy.RollingUpdate, appsv1.RollingUpdateDeployment{})
+		setDefaultPtr(&spec.Strategy.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
+		setDefaultPtr(&spec.Strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
+	}
+	setDefaultPtr(&spec.RevisionHistoryLimit, 10)
+	setDefaultPtr(&spec.ProgressDeadlineSeconds, 600)
+	defaultPodSpec(&spec.Template.Spec)
 }
 
 func deploymentCells(d *appsv1.Deployment, now time.Time) []any {

@@ -15,6 +15,10 @@ func replicaSet() *Kind {
 	spec := func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSetSpec { return &rs.Spec }
 	status := func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSetStatus { return &rs.Status }
 	k.Categories = []string{"all"}
+	k.Default = defaulting(func(rs *appsv1.ReplicaSet) {
+		setDefaultPtr(&rs.Spec.Replicas, 1)
+		defaultPodSpec(&rs.Spec.Template.Spec)
+	})
 	k.Rules = Rules{
 		Prepare: preparing(keepStatus(spec, status)),
 	}

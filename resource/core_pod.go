@@ -14,6 +14,7 @@ import (
 func pod() *Kind {
 	k := row[corev1.Pod, corev1.PodList](corev1.SchemeGroupVersion, "Pod", "pods", "po")
 	k.Categories = []string{"all"}
+	k.Default = defaulting(defaultPod)
 	k.Rules = Rules{
 		Prepare: preparing(preparePod),
 	}
@@ -35,6 +36,8 @@ func pod() *Kind {
 	}
 	k.Graceful = gracefulPod
 	k.Fields = reading(podFields)
+	k.Columns = podColumns()
+	k.Cells = printing(podCells)
 	return k
 }
 

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"maps"
 	"strconv"
 	"time"
 
@@ -18,6 +19,7 @@ func replicationController() *Kind {
 	status := func(rc *corev1.ReplicationController) *corev1.ReplicationControllerStatus { return &rc.Status }
 	k.Categories = []string{"all"}
 	k.Propagation = metav1.DeletePropagationOrphan // as since v1.0; kubectl asks for background by itself
+	k.Default = defaulting(defaultReplicationController)
 	k.Rules = Rules{
 		Prepare: preparing(keepStatus(spec, status)),
 	}
@@ -44,4 +46,19 @@ func replicationController() *Kind {
 			age(rc.CreationTimestamp, now), names, images, labels.FormatLabels(rc.Spec.Selector)}
 	})
 	return k
+}
+
+// defaultReplicationController takes selector and labels from the template.
+func defaultReplicationController(rc *corev1.ReplicationController) {
+	setDefaultPtr(&rc.Spec.Replicas, 1)
+	if rc.Spec.Template == nil {
+		return
+	}
+	if len(rc.Spec.Selector) == 0 {
+		rc.Spec.Selector = maps.Clone(rc.Spec.Template.Labels)
+	}
+	if len(rc.Labels) == 0 {
+		rc.Labels = maps.Clone(rc.Spec.Template.Labels)
+	}
+	defaultPodSpec(&rc.Spec.Template.Spec)
 }
