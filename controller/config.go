@@ -1,0 +1,135 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"mgr/resource"
+)
+
+// Config is what the controllers need of their surroundings.
+type Config struct {
+	// Client and Metadata write as the controllers' identity, fenced by the term of this leadership. Neither may limit its rate.
+	Client   kubernetes.Interface
+	Metadata metadata.Interface
+	// Informers are shared, running and warm; Prepare was called with them before they were started.
+	Informers informers.SharedInformerFactory
+	// Informer returns the running informer of a resource, typed or metadata only, for the garbage collector; nil takes it
+	// from Informers.
+	Informer func(schema.GroupVersionResource) (cache.SharedIndexInformer, error)
+	// Resources are the served kinds: what a namespace is emptied of, and what the garbage collector follows.
+	Resources []*resource.Kind
+	// Heartbeats says when a node was last heard of by this leader.
+	Heartbeats Heartbeats
+	Recorder   record.EventRecorder
+	// Masters are the addresses at which the API is served: the endpoints of the service "kubernetes". It is asked
+	// every few seconds.
+	Masters func() []netip.AddrPort
+	// ServiceIP is the cluster IP of the service "kubernetes".
+	ServiceIP netip.Addr
+	// RootCA is the PEM bundle by which pods trust the API.
+	RootCA []byte
+	// Synced returns once the informers show everything that was committed before this leadership; nil: do not wait.
+	Synced func(context.Context) error
+
+	// NodeGrace is how long a node may be silent before it counts as lost; 0: DefaultNodeGrace.
+	NodeGrace time.Duration
+	// TerminatedPods is how many ended pods are kept before the oldest are removed; 0: DefaultTerminatedPods.
+	TerminatedPods int
+	// Quarantine is how long a node must be missing before its pods are removed; 0: DefaultQuarantine.
+	Quarantine time.Duration
+
+	Metrics Metrics      // may be nil
+	Log     *slog.Logger // nil: slog.Default()
+}
+
+// Heartbeats are the leases of the nodes, kept in the leader's memory.
+type Heartbeats interface {
+	// Last is when the node was last heard of; false: not since this leadership began.
+	Last(node string) (time.Time, bool)
+}
+
+// Defaults of Config.
+const (
+	DefaultNodeGrace      = 4 * time.Second
+	DefaultTerminatedPods = 12500
+	DefaultQuarantine     = 40 * time.Second
+)
+
+// Prepare registers the informers that the controllers listen to, with the indexes they read. It is called once, on every
+// master, before f is started; Run adds nothing to f.
+func Prepare(f informers.SharedInformerFactory) error {
+	indexes := cache.Indexers{byController: indexByController}
+	for _, in := range []cache.SharedIndexInformer{
+		f.Core().V1().Pods().Informer(),
+		f.Apps().V1().ReplicaSets().Informer(),
+	} {
+		if err := in.AddIndexers(indexes); err != nil {
+			return fmt.Errorf("add the index of controllers: %w", err)
+		}
+	}
+	f.Core().V1().Namespaces().Informer()
+	f.Core().V1().Nodes().Informer()
+	f.Core().V1().ServiceAccounts().Informer()
+	f.Core().V1().ConfigMaps().Informer()
+	f.Core().V1().ReplicationControllers().Informer()
+	f.Core().V1().Services().Informer()
+	f.Core().V1().Endpoints().Informer()
+	f.Discovery().V1().EndpointSlices().Informer()
+	f.Apps().V1().Deployments().Informer()
+	return nil
+}
+
+// Run runs all controllers until ctx is done and returns when all of their goroutines have ended and their handlers are
+// removed. It may be called again for the next leadership, but not while it runs. An error says that it could not start.
+func Run(ctx context.Context, c Config) error {
+	c = c.withDefaults()
+	return runLoops(ctx, controllers(c), c.Synced, c.Metrics, c.Log)
+}
+
+func controllers(c Config) []Controller {
+	pods := c.Informers.Core().V1().Pods().Informer()
+	return []Controller{
+		newServiceAccounts(c.Informers, c.Client),
+		newRootCA(c.Informers, c.Client, c.RootCA),
+		newReplicas(replicaSetKind(c.Informers, c.Client), pods, c.Client.CoreV1(), c.Recorder),
+		newReplicas(replicationControllerKind(c.Informers, c.Client), pods, c.Client.CoreV1(), c.Recorder),
+		newEndpoints(c.Informers, c.Client),
+		newEndpointSlices(c.Informers, c.Client, c.Recorder),
+	}
+}
+
+func (c Config) withDefaults() Config {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.NodeGrace == 0 {
+		c.NodeGrace = DefaultNodeGrace
+	}
+	if c.TerminatedPods == 0 {
+		c.TerminatedPods = DefaultTerminatedPods
+	}
+	if c.Quarantine == 0 {
+		c.Quarantine = DefaultQuarantine
+	}
+	if c.Informer == nil {
+		c.Informer = func(gvr schema.GroupVersionResource) (cache.SharedIndexInformer, error) {
+			g, err := c.Informers.ForResource(gvr)
+			if err != nil {
+				return nil, err
+			}
+			return g.Informer(), nil
+		}
+	}
+	return c
+}
