@@ -1,0 +1,115 @@
+package auth
+
+import (
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
+	"k8s.io/apiserver/pkg/authentication/user"
+
+	"mgr/pki"
+)
+
+// PublicPaths may be requested without credentials; nothing else may.
+var PublicPaths = []string{
+	"/version", "/healthz", "/livez", "/readyz",
+	"/mgr/v1/ca", "/mgr/v1/join/agent", "/mgr/v1/join/server", // these check the join token themselves
+}
+
+// Config of an Authenticator.
+type Config struct {
+	Reader     Reader
+	CatchUp    CatchUp
+	SigningKey *ecdsa.PrivateKey // of service-account tokens
+	Issuer     string            // of service-account tokens: https://kubernetes.default.svc.<cluster domain>
+	Now        func() time.Time  // nil: time.Now
+}
+
+// Authenticator implements authenticator.Request.
+type Authenticator struct {
+	Tokens *Tokens
+	Nodes  *NodeKeys
+
+	bearer    authenticator.Request
+	webSocket authenticator.Request
+	now       func() time.Time
+}
+
+// New makes an Authenticator.
+func New(c Config) (*Authenticator, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	tokens, err := newTokens(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Authenticator{
+		Tokens:    tokens,
+		Nodes:     &NodeKeys{reader: c.Reader, catchUp: c.CatchUp},
+		bearer:    bearertoken.New(tokens),
+		webSocket: websocket.NewProtocolAuthenticator(tokens),
+		now:       c.Now,
+	}, nil
+}
+
+// AuthenticateRequest says who sends r. The error's text is meant for the sender (401). Credentials and forwarded
+// identities are removed from r's headers, so nothing behind this point can take them for its own.
+func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
+	forwarded := takeForwarded(r.Header)
+	if peer, ok := pki.PeerOf(r.TLS); ok {
+		u, err := a.certificateUser(r, peer, forwarded)
+		if err != nil {
+			return nil, false, err
+		}
+		r.Header.Del("Authorization")
+		return &authenticator.Response{User: u}, true, nil
+	}
+	for _, method := range []authenticator.Request{a.bearer, a.webSocket} {
+		resp, ok, err := method.AuthenticateRequest(r)
+		if err != nil {
+			return nil, false, fmt.Errorf("the bearer token is not valid: %w", err)
+		}
+		if ok {
+			return resp, true, nil
+		}
+	}
+	if slices.Contains(PublicPaths, r.URL.Path) {
+		return &authenticator.Response{User: &user.DefaultInfo{
+			Name: user.Anonymous, Groups: []string{user.AllUnauthenticated},
+		}}, true, nil
+	}
+	return nil, false, errors.New("the request carries no credentials: use a client certificate or a bearer token")
+}
+
+func (a *Authenticator) certificateUser(r *http.Request, peer pki.Peer, forwarded user.Info) (user.Info, error) {
+	// The handshake checked the time, but connections may outlive their certificate.
+	if a.now().After(peer.Leaf.NotAfter) {
+		return nil, fmt.Errorf("the client certificate of %s expired at %s", peer.Name, peer.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if peer.Name == "" {
+		return nil, errors.New("the client certificate has no common name")
+	}
+	if peer.In(pki.OrgMasters) && forwarded != nil {
+		return forwarded, nil
+	}
+	if peer.In(pki.OrgNodes) {
+		if err := a.Nodes.Check(r.Context(), peer); err != nil {
+			return nil, err
+		}
+	}
+	return &user.DefaultInfo{Name: peer.Name, Groups: withAuthenticated(peer.Orgs)}, nil
+}
+
+func withAuthenticated(groups []string) []string {
+	if slices.Contains(groups, user.AllAuthenticated) || slices.Contains(groups, user.AllUnauthenticated) {
+		return groups
+	}
+	return append(slices.Clip(groups), user.AllAuthenticated)
+}

@@ -1,0 +1,18 @@
+// Package auth answers two questions about every request: who sends it, and may they.
+//
+// # Who
+//
+// In this order, the first that applies: a client certificate of the cluster CA (and, from another master only, the
+// identity it forwards in X-Remote-* headers), a service-account token, or nobody. Nobody may see a handful of public
+// paths (PublicPaths); everything else without credentials is 401. An agent's certificate counts only as long as its key
+// is the one bound to the node's name and the Node object that registered with it still exists. A service-account token
+// dies with the object it is bound to.
+//
+// # May they
+//
+// system:masters may do everything. An agent may do what its node needs: reads follow the references of the pods that are
+// bound to it. All others, and agents beyond that, are judged by RBAC rules, which come from a RuleSource.
+//
+// Both judge by this peer's local state. Before a refusal that is due to something missing, the peer catches up with the
+// quorum once (CatchUp) and looks again, so that a follower a moment behind never turns away what the leader allows.
+package auth

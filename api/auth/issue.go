@@ -1,0 +1,136 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+)
+
+// Bounds of TokenRequest.spec.expirationSeconds.
+const (
+	minTokenSeconds     = 10 * 60
+	maxTokenSeconds     = 1 << 32
+	defaultTokenSeconds = 60 * 60
+)
+
+// Issue answers a TokenRequest for the service account namespace/name (subresource serviceaccounts/token). It returns a
+// new object with status, and API errors.
+func (t *Tokens) Issue(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	out := request.DeepCopy()
+	if out.Spec.ExpirationSeconds == nil {
+		seconds := int64(defaultTokenSeconds)
+		out.Spec.ExpirationSeconds = &seconds
+	}
+	if errs := validateTokenRequest(out); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), name, errs)
+	}
+	sa, found, err := lookup[*corev1.ServiceAccount](ctx, t.reader, serviceAccounts, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, apierrors.NewNotFound(serviceAccounts, name)
+	}
+	private := privateClaims{Namespace: namespace, ServiceAccount: ref{sa.Name, string(sa.UID)}}
+	if b := out.Spec.BoundObjectRef; b != nil {
+		if err := t.bind(ctx, &private, b); err != nil {
+			return nil, err
+		}
+	}
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	now := t.now()
+	expires := now.Add(time.Duration(*out.Spec.ExpirationSeconds) * time.Second)
+	out.Spec.Audiences = t.audiencesOf(out.Spec.Audiences)
+	text, err := t.sign(&claims{Private: private, Claims: jwt.Claims{
+		Issuer:    t.issuer,
+		Subject:   serviceaccount.MakeUsername(namespace, name),
+		Audience:  jwt.Audience(out.Spec.Audiences),
+		Expiry:    jwt.NewNumericDate(expires),
+		NotBefore: jwt.NewNumericDate(now),
+		IssuedAt:  jwt.NewNumericDate(now),
+		ID:        hex.EncodeToString(id),
+	}})
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	out.Name, out.Namespace = name, namespace
+	out.CreationTimestamp = metav1.NewTime(now)
+	out.Status = authenticationv1.TokenRequestStatus{Token: text, ExpirationTimestamp: metav1.NewTime(expires)}
+	return out, nil
+}
+
+func validateTokenRequest(r *authenticationv1.TokenRequest) field.ErrorList {
+	var errs field.ErrorList
+	path, seconds := field.NewPath("spec", "expirationSeconds"), *r.Spec.ExpirationSeconds
+	if seconds < minTokenSeconds {
+		errs = append(errs, field.Invalid(path, seconds, "may not specify a duration less than 10 minutes"))
+	}
+	if seconds > maxTokenSeconds {
+		errs = append(errs, field.Invalid(path, seconds, "may not specify a duration larger than 2^32 seconds"))
+	}
+	return errs
+}
+
+// bind checks that the object exists and may carry the token, and puts it into the claims.
+func (t *Tokens) bind(ctx context.Context, p *privateClaims, b *authenticationv1.BoundObjectReference) error {
+	gvk := schema.FromAPIVersionAndKind(b.APIVersion, b.Kind)
+	var uid types.UID
+	switch gvk {
+	case corev1.SchemeGroupVersion.WithKind("Pod"):
+		pod, found, err := lookup[*corev1.Pod](ctx, t.reader, pods, p.Namespace, b.Name)
+		if err != nil || !found {
+			return notFound(err, pods, b.Name)
+		}
+		if pod.Spec.ServiceAccountName != p.ServiceAccount.Name {
+			return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to pod running with different serviceaccount name.", p.ServiceAccount.Name))
+		}
+		uid, p.Pod = pod.UID, &ref{pod.Name, string(pod.UID)}
+		if pod.Spec.NodeName != "" {
+			p.Node = &ref{Name: pod.Spec.NodeName}
+			if node, found, err := lookup[*corev1.Node](ctx, t.reader, nodes, "", pod.Spec.NodeName); err == nil && found {
+				p.Node.UID = string(node.UID)
+			}
+		}
+	case corev1.SchemeGroupVersion.WithKind("Secret"):
+		secret, found, err := lookup[*corev1.Secret](ctx, t.reader, secrets, p.Namespace, b.Name)
+		if err != nil || !found {
+			return notFound(err, secrets, b.Name)
+		}
+		uid, p.Secret = secret.UID, &ref{secret.Name, string(secret.UID)}
+	case corev1.SchemeGroupVersion.WithKind("Node"):
+		node, found, err := lookup[*corev1.Node](ctx, t.reader, nodes, "", b.Name)
+		if err != nil || !found {
+			return notFound(err, nodes, b.Name)
+		}
+		uid, p.Node = node.UID, &ref{node.Name, string(node.UID)}
+	default:
+		return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", gvk))
+	}
+	if b.UID != "" && b.UID != uid {
+		return apierrors.NewConflict(schema.GroupResource{Group: gvk.Group, Resource: gvk.Kind}, b.Name, fmt.Errorf(
+			"the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", b.UID))
+	}
+	return nil
+}
+
+func notFound(err error, gr schema.GroupResource, name string) error {
+	if err != nil {
+		return err
+	}
+	return apierrors.NewNotFound(gr, name)
+}
