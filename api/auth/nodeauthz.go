@@ -8,8 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-
-	"mgr/pki"
 )
 
 // nodeAuthorizer lets an agent do what its node needs. Where the object's content matters (whose pod is written, what a
@@ -161,6 +159,3 @@ func (n *nodeAuthorizer) referenced(ctx context.Context, node string, a authoriz
 		return fmt.Errorf("no pod bound to node %q refers to this object", node)
 	})
 }
-
-// NodeUser is the user name of the agent of node.
-func NodeUser(node string) string { return pki.NodePrefix + node }

@@ -7,71 +7,75 @@ import (
 // PodRefersTo says whether pod uses the secret, config map or service account of that name in its namespace; resource
 // is "secrets", "configmaps" or "serviceaccounts".
 func PodRefersTo(pod *corev1.Pod, resource, name string) bool {
+	same := func(n string) bool { return n == name }
 	switch resource {
 	case "serviceaccounts":
-		return pod.Spec.ServiceAccountName == name
+		return same(pod.Spec.ServiceAccountName)
 	case "secrets":
-		return refersToSecret(&pod.Spec, name)
+		return anySecret(&pod.Spec, same)
 	case "configmaps":
-		return refersToConfigMap(&pod.Spec, name)
+		return anyConfigMap(&pod.Spec, same)
 	}
 	return false
 }
 
-func refersToSecret(spec *corev1.PodSpec, name string) bool {
+// PodRefersToAny says whether pod uses any secret or config map at all.
+func PodRefersToAny(pod *corev1.Pod, resource string) bool {
+	any := func(string) bool { return true }
+	if resource == "secrets" {
+		return anySecret(&pod.Spec, any)
+	}
+	return anyConfigMap(&pod.Spec, any)
+}
+
+func anySecret(spec *corev1.PodSpec, match func(name string) bool) bool {
 	for _, s := range spec.ImagePullSecrets {
-		if s.Name == name {
+		if match(s.Name) {
 			return true
 		}
 	}
 	for i := range spec.Volumes {
-		if volumeSecret(&spec.Volumes[i].VolumeSource, name) {
+		if volumeSecret(&spec.Volumes[i].VolumeSource, match) {
 			return true
 		}
 	}
-	return anyEnv(spec, func(e *corev1.EnvVar, from *corev1.EnvFromSource) bool {
-		if e != nil {
-			return e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && e.ValueFrom.SecretKeyRef.Name == name
-		}
-		return from.SecretRef != nil && from.SecretRef.Name == name
+	return anyEnv(spec, func(v *corev1.EnvVarSource) bool {
+		return v.SecretKeyRef != nil && match(v.SecretKeyRef.Name)
+	}, func(from *corev1.EnvFromSource) bool {
+		return from.SecretRef != nil && match(from.SecretRef.Name)
 	})
 }
 
-func refersToConfigMap(spec *corev1.PodSpec, name string) bool {
+func anyConfigMap(spec *corev1.PodSpec, match func(name string) bool) bool {
 	for i := range spec.Volumes {
 		v := &spec.Volumes[i]
-		if v.ConfigMap != nil && v.ConfigMap.Name == name {
+		if v.ConfigMap != nil && match(v.ConfigMap.Name) {
 			return true
 		}
-		for _, p := range projections(v) {
-			if p.ConfigMap != nil && p.ConfigMap.Name == name {
+		if v.Projected == nil {
+			continue
+		}
+		for _, p := range v.Projected.Sources {
+			if p.ConfigMap != nil && match(p.ConfigMap.Name) {
 				return true
 			}
 		}
 	}
-	return anyEnv(spec, func(e *corev1.EnvVar, from *corev1.EnvFromSource) bool {
-		if e != nil {
-			return e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil && e.ValueFrom.ConfigMapKeyRef.Name == name
-		}
-		return from.ConfigMapRef != nil && from.ConfigMapRef.Name == name
+	return anyEnv(spec, func(v *corev1.EnvVarSource) bool {
+		return v.ConfigMapKeyRef != nil && match(v.ConfigMapKeyRef.Name)
+	}, func(from *corev1.EnvFromSource) bool {
+		return from.ConfigMapRef != nil && match(from.ConfigMapRef.Name)
 	})
 }
 
-func projections(v *corev1.Volume) []corev1.VolumeProjection {
-	if v.Projected == nil {
-		return nil
-	}
-	return v.Projected.Sources
-}
-
-func volumeSecret(v *corev1.VolumeSource, name string) bool {
-	local := func(r *corev1.LocalObjectReference) bool { return r != nil && r.Name == name }
+func volumeSecret(v *corev1.VolumeSource, match func(name string) bool) bool {
+	local := func(r *corev1.LocalObjectReference) bool { return r != nil && match(r.Name) }
 	switch {
 	case v.Secret != nil:
-		return v.Secret.SecretName == name
+		return match(v.Secret.SecretName)
 	case v.Projected != nil:
 		for _, p := range v.Projected.Sources {
-			if p.Secret != nil && p.Secret.Name == name {
+			if p.Secret != nil && match(p.Secret.Name) {
 				return true
 			}
 		}
@@ -90,22 +94,21 @@ func volumeSecret(v *corev1.VolumeSource, name string) bool {
 	case v.StorageOS != nil:
 		return local(v.StorageOS.SecretRef)
 	case v.AzureFile != nil:
-		return v.AzureFile.SecretName == name
+		return match(v.AzureFile.SecretName)
 	}
 	return false
 }
 
-// anyEnv asks match about each environment variable and each source of variables, of all containers of any sort; one of
-// the two arguments is nil.
-func anyEnv(spec *corev1.PodSpec, match func(*corev1.EnvVar, *corev1.EnvFromSource) bool) bool {
+// anyEnv asks about the source of each environment variable, single or many at once, of all containers of any sort.
+func anyEnv(spec *corev1.PodSpec, one func(*corev1.EnvVarSource) bool, many func(*corev1.EnvFromSource) bool) bool {
 	container := func(env []corev1.EnvVar, from []corev1.EnvFromSource) bool {
 		for i := range env {
-			if match(&env[i], nil) {
+			if env[i].ValueFrom != nil && one(env[i].ValueFrom) {
 				return true
 			}
 		}
 		for i := range from {
-			if match(nil, &from[i]) {
+			if many(&from[i]) {
 				return true
 			}
 		}

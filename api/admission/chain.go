@@ -1,0 +1,85 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/admission"
+
+	"mgr/api/auth"
+)
+
+// DefaultTolerationSeconds is how long pods that do not say it themselves stay on a node that is not ready or not
+// reachable. Kubernetes waits 300 s; here a lost node is known within seconds and its pods come back fast.
+const DefaultTolerationSeconds = 5
+
+// Config of New.
+type Config struct {
+	Reader  auth.Reader
+	CatchUp auth.CatchUp
+	// TolerationSeconds overrides DefaultTolerationSeconds; negative means 0.
+	TolerationSeconds int64
+	// ServiceAccountWait is how long a pod waits for the default service account of a namespace that was just made;
+	// zero means two seconds.
+	ServiceAccountWait time.Duration
+	// NodeRegistered is told when an agent writes the status of its Node object; an error refuses the write. May be nil.
+	NodeRegistered func(ctx context.Context, node string, uid types.UID) error
+}
+
+// New returns the chain of all plug-ins. First every mutating part runs in this order, then, on the finished object,
+// every validating part.
+func New(c Config) admission.Interface {
+	if c.TolerationSeconds == 0 {
+		c.TolerationSeconds = DefaultTolerationSeconds
+	}
+	if c.ServiceAccountWait == 0 {
+		c.ServiceAccountWait = 2 * time.Second
+	}
+	on := admission.NewHandler
+	return admission.NewChainHandler(
+		// Before all others: nothing is worth looking at in a namespace that does not exist or is going away.
+		&namespaceLifecycle{on(admission.Create, admission.Update, admission.Delete), c.Reader, c.CatchUp},
+		// Before what looks at a pod's volumes and secrets: it adds some.
+		&serviceAccount{on(admission.Create), c.Reader, c.ServiceAccountWait},
+		// Validates only: an agent is judged by what the object finally is.
+		&nodeRestriction{on(admission.Create, admission.Update, admission.Delete), c.Reader, c.NodeRegistered},
+		// After nodeRestriction in spirit: an agent may not set taints, the cluster does.
+		&notReadyTaint{on(admission.Create)},
+		// Independent of each other, and of everything above.
+		&priority{on(admission.Create)},
+		&tolerationSeconds{on(admission.Create, admission.Update), max(c.TolerationSeconds, 0)},
+	)
+}
+
+// The resources that plug-ins watch for.
+var (
+	namespaces      = schema.GroupResource{Resource: "namespaces"}
+	nodes           = schema.GroupResource{Resource: "nodes"}
+	pods            = schema.GroupResource{Resource: "pods"}
+	serviceAccounts = schema.GroupResource{Resource: "serviceaccounts"}
+	leases          = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
+)
+
+// is says whether a request is for a resource and subresource ("" = the object itself).
+func is(a admission.Attributes, gr schema.GroupResource, subresource string) bool {
+	return a.GetResource().GroupResource() == gr && a.GetSubresource() == subresource
+}
+
+// podOf returns the pod of a request; the error is a 400.
+func podOf(a admission.Attributes) (*corev1.Pod, error) {
+	return objectOf[*corev1.Pod](a.GetObject(), a)
+}
+
+func objectOf[T runtime.Object](obj runtime.Object, a admission.Attributes) (T, error) {
+	t, ok := obj.(T)
+	if !ok {
+		return t, apierrors.NewBadRequest(fmt.Sprintf("resource %s holds a %T", a.GetResource().GroupResource(), obj))
+	}
+	return t, nil
+}

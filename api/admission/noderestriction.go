@@ -1,0 +1,279 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/admission"
+
+	"mgr/api/auth"
+	"mgr/pki"
+)
+
+// nodeRestriction keeps an agent, which the authorizer has let through by the path, to its own objects: what it writes
+// must be its Node, its lease, pods bound to it, tokens for those. It judges the finished object, so no patch escapes.
+type nodeRestriction struct {
+	*admission.Handler
+	reader     auth.Reader
+	registered func(ctx context.Context, node string, uid types.UID) error
+}
+
+func (p *nodeRestriction) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	u := a.GetUserInfo()
+	if u == nil {
+		return nil
+	}
+	node, ok := pki.Peer{Name: u.GetName(), Orgs: u.GetGroups()}.Node()
+	if !ok {
+		return nil
+	}
+	var err error
+	switch {
+	case is(a, nodes, ""), is(a, nodes, "status"):
+		err = p.node(ctx, node, a)
+	case is(a, pods, ""), is(a, pods, "status"), is(a, pods, "eviction"):
+		err = p.pod(ctx, node, a)
+	case is(a, serviceAccounts, "token"):
+		err = p.token(ctx, node, a)
+	case is(a, leases, ""):
+		err = lease(node, a)
+	}
+	if err == nil || apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+		return err
+	}
+	return admission.NewForbidden(a, err)
+}
+
+func (p *nodeRestriction) node(ctx context.Context, self string, a admission.Attributes) error {
+	if a.GetOperation() == admission.Delete {
+		return fmt.Errorf("node %q may not delete nodes", self)
+	}
+	node, err := objectOf[*corev1.Node](a.GetObject(), a)
+	if err != nil {
+		return err
+	}
+	if node.Name != self {
+		return fmt.Errorf("node %q is not allowed to modify node %q", self, node.Name)
+	}
+	old := &corev1.Node{}
+	if a.GetOperation() == admission.Update {
+		if old, err = objectOf[*corev1.Node](a.GetOldObject(), a); err != nil {
+			return err
+		}
+	}
+	if len(node.OwnerReferences) > 0 && !equality.Semantic.DeepEqual(node.OwnerReferences, old.OwnerReferences) {
+		return fmt.Errorf("node %q is not allowed to modify ownerReferences", self)
+	}
+	if bad := forbiddenLabels(node.Labels, old.Labels); len(bad) > 0 {
+		return fmt.Errorf("node %q is not allowed to set the following labels: %s", self, strings.Join(bad, ", "))
+	}
+	if a.GetOperation() == admission.Create {
+		return nil
+	}
+	if !equality.Semantic.DeepEqual(node.Spec.Taints, old.Spec.Taints) {
+		return fmt.Errorf("node %q is not allowed to modify taints", self)
+	}
+	if a.GetSubresource() == "status" && !a.IsDryRun() && p.registered != nil {
+		return p.registered(ctx, self, old.UID)
+	}
+	return nil
+}
+
+// pod: an agent creates only mirror pods of itself, and touches only pods that are bound to it.
+func (p *nodeRestriction) pod(ctx context.Context, self string, a admission.Attributes) error {
+	if a.GetOperation() == admission.Create && a.GetSubresource() == "" {
+		pod, err := podOf(a)
+		if err != nil {
+			return err
+		}
+		return p.mirror(ctx, self, pod)
+	}
+	old, err := p.stored(ctx, a)
+	if err != nil {
+		return err
+	}
+	if old.Spec.NodeName != self {
+		return fmt.Errorf("node %q may only change pods with spec.nodeName set to itself", self)
+	}
+	if a.GetOperation() == admission.Update {
+		pod, err := podOf(a)
+		if err != nil {
+			return err
+		}
+		if a.GetSubresource() != "status" {
+			return fmt.Errorf("node %q may only update the status of pods", self)
+		}
+		if !maps.Equal(pod.Labels, old.Labels) {
+			return fmt.Errorf("node %q cannot update labels through pod status", self)
+		}
+		if !equality.Semantic.DeepEqual(pod.OwnerReferences, old.OwnerReferences) {
+			return fmt.Errorf("node %q cannot update ownerReferences through pod status", self)
+		}
+	}
+	return nil
+}
+
+// stored returns the pod as it is in storage, from the request where it carries it.
+func (p *nodeRestriction) stored(ctx context.Context, a admission.Attributes) (*corev1.Pod, error) {
+	if pod, ok := a.GetOldObject().(*corev1.Pod); ok && pod != nil {
+		return pod, nil
+	}
+	obj, err := p.reader.Get(ctx, pods, a.GetNamespace(), a.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return objectOf[*corev1.Pod](obj, a)
+}
+
+func (p *nodeRestriction) mirror(ctx context.Context, self string, pod *corev1.Pod) error {
+	if !isMirror(pod) {
+		return fmt.Errorf("pod does not have %q annotation, node %q can only create mirror pods", corev1.MirrorPodAnnotationKey, self)
+	}
+	if pod.Spec.NodeName != self {
+		return fmt.Errorf("node %q can only create pods with spec.nodeName set to itself", self)
+	}
+	if len(pod.Spec.EphemeralContainers) > 0 {
+		return fmt.Errorf("node %q can not create pods with ephemeral containers", self)
+	}
+	if len(pod.OwnerReferences) != 1 {
+		return fmt.Errorf("node %q can only create pods with one owner reference, set to itself", self)
+	}
+	owner := pod.OwnerReferences[0]
+	if owner.APIVersion != "v1" || owner.Kind != "Node" || owner.Name != self || owner.Controller == nil || !*owner.Controller {
+		return fmt.Errorf("node %q can only create pods with an owner reference set to itself as controller", self)
+	}
+	if owner.BlockOwnerDeletion != nil && *owner.BlockOwnerDeletion {
+		return fmt.Errorf("node %q must not set blockOwnerDeletion on an owner reference", self)
+	}
+	obj, err := p.reader.Get(ctx, nodes, "", self)
+	if err != nil {
+		return err
+	}
+	if node, ok := obj.(*corev1.Node); !ok || node.UID != owner.UID {
+		return fmt.Errorf("node %q UID mismatch: the owner reference names %s", self, owner.UID)
+	}
+	return nil
+}
+
+// token: an agent gets service-account tokens only for pods that run on it, and only such as they ask for.
+func (p *nodeRestriction) token(ctx context.Context, self string, a admission.Attributes) error {
+	request, err := objectOf[*authenticationv1.TokenRequest](a.GetObject(), a)
+	if err != nil {
+		return err
+	}
+	bound := request.Spec.BoundObjectRef
+	if bound == nil || bound.APIVersion != "v1" || bound.Kind != "Pod" || bound.Name == "" {
+		return errors.New("node requested token not bound to a pod")
+	}
+	if bound.UID == "" {
+		return errors.New("node requested token with a pod binding without a uid")
+	}
+	obj, err := p.reader.Get(ctx, pods, a.GetNamespace(), bound.Name)
+	if err != nil {
+		return err
+	}
+	pod, err := objectOf[*corev1.Pod](obj, a)
+	if err != nil {
+		return err
+	}
+	switch {
+	case pod.UID != bound.UID:
+		return fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record (%s)", bound.UID, pod.UID)
+	case pod.Spec.NodeName != self:
+		return errors.New("node requested token bound to a pod scheduled on a different node")
+	case pod.Spec.ServiceAccountName != a.GetName():
+		return errors.New("node requested token for a service account that its pod does not use")
+	}
+	for _, audience := range request.Spec.Audiences {
+		if !projectsAudience(pod, audience) {
+			return fmt.Errorf("audience %q not found in pod spec volume", audience)
+		}
+	}
+	return nil
+}
+
+func projectsAudience(pod *corev1.Pod, audience string) bool {
+	for i := range pod.Spec.Volumes {
+		if pod.Spec.Volumes[i].Projected == nil {
+			continue
+		}
+		for _, s := range pod.Spec.Volumes[i].Projected.Sources {
+			if s.ServiceAccountToken != nil && s.ServiceAccountToken.Audience == audience {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func lease(self string, a admission.Attributes) error {
+	name := a.GetName()
+	if a.GetOperation() == admission.Create {
+		l, err := objectOf[*coordinationv1.Lease](a.GetObject(), a)
+		if err != nil {
+			return err
+		}
+		name = l.Name
+	}
+	if a.GetNamespace() != auth.NodeLeases || name != self {
+		return fmt.Errorf("node %q can only access the lease %q in the namespace %q", self, self, auth.NodeLeases)
+	}
+	return nil
+}
+
+// forbiddenLabels returns the labels that differ from old and that agents may not set: they could otherwise lure pods
+// that are meant for other nodes.
+func forbiddenLabels(labels, old map[string]string) []string {
+	changed := map[string]bool{}
+	for k, v := range labels {
+		if o, ok := old[k]; !ok || o != v {
+			changed[k] = true
+		}
+	}
+	for k := range old {
+		if _, ok := labels[k]; !ok {
+			changed[k] = true
+		}
+	}
+	var bad []string
+	for _, k := range slices.Sorted(maps.Keys(changed)) {
+		if !agentMaySet(k) {
+			bad = append(bad, k)
+		}
+	}
+	return bad
+}
+
+func agentMaySet(label string) bool {
+	prefix, _, ok := strings.Cut(label, "/")
+	if !ok {
+		return true
+	}
+	within := func(domain string) bool { return prefix == domain || strings.HasSuffix(prefix, "."+domain) }
+	switch {
+	case within(corev1.LabelNamespaceNodeRestriction):
+		return false
+	case within("kubelet.kubernetes.io"), within("node.kubernetes.io"):
+		return true
+	case !within("kubernetes.io") && !within("k8s.io"):
+		return true
+	}
+	switch label {
+	case corev1.LabelHostname, corev1.LabelTopologyZone, corev1.LabelTopologyRegion, corev1.LabelFailureDomainBetaZone,
+		corev1.LabelFailureDomainBetaRegion, corev1.LabelInstanceType, corev1.LabelOSStable, corev1.LabelArchStable,
+		"beta.kubernetes.io/os", "beta.kubernetes.io/arch":
+		return true
+	}
+	return false
+}

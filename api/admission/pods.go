@@ -1,0 +1,83 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/admission"
+)
+
+// tolerationSeconds bounds how long a pod stays bound to a node that is not ready or not reachable, unless the pod says
+// so itself.
+type tolerationSeconds struct {
+	*admission.Handler
+	seconds int64
+}
+
+func (p *tolerationSeconds) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if !is(a, pods, "") {
+		return nil
+	}
+	pod, err := podOf(a)
+	if err != nil {
+		return err
+	}
+	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		if tolerates(pod, taint) {
+			continue
+		}
+		seconds := p.seconds
+		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{Key: taint,
+			Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds})
+	}
+	return nil
+}
+
+func tolerates(pod *corev1.Pod, taint string) bool {
+	for _, t := range pod.Spec.Tolerations {
+		if (t.Key == taint || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "") {
+			return true
+		}
+	}
+	return false
+}
+
+// Priorities of the classes that every cluster has.
+const (
+	priorityClusterCritical = 2000000000
+	priorityNodeCritical    = 2000001000
+)
+
+// priority resolves a pod's priority class to its number.
+type priority struct{ *admission.Handler }
+
+func (p *priority) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if !is(a, pods, "") {
+		return nil
+	}
+	pod, err := podOf(a)
+	if err != nil {
+		return err
+	}
+	var value int32
+	switch pod.Spec.PriorityClassName {
+	case "":
+	case "system-cluster-critical":
+		value = priorityClusterCritical
+	case "system-node-critical":
+		value = priorityNodeCritical
+	default:
+		return admission.NewForbidden(a, fmt.Errorf("no PriorityClass with name %v was found", pod.Spec.PriorityClassName))
+	}
+	if pod.Spec.Priority != nil && *pod.Spec.Priority != value {
+		return admission.NewForbidden(a, fmt.Errorf("the integer value of priority (%d) must not be provided in pod spec; "+
+			"priority admission controller computed %d from the given PriorityClass name", *pod.Spec.Priority, value))
+	}
+	pod.Spec.Priority = &value
+	if pod.Spec.PreemptionPolicy == nil {
+		policy := corev1.PreemptLowerPriority
+		pod.Spec.PreemptionPolicy = &policy
+	}
+	return nil
+}
