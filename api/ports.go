@@ -4,6 +4,9 @@ import (
 	"context"
 	"net/http"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+
 	"mgr/fsm"
 )
 
@@ -34,4 +37,10 @@ type Explainer interface {
 type NodeDialer interface {
 	// RoundTripper sends HTTP requests to the node's agent, wherever its connection ends; an error names the node.
 	RoundTripper(node string) (http.RoundTripper, error)
+}
+
+// TokenIssuer signs the tokens that serviceaccounts/token asks for. It fills in request.Status; errors are Kubernetes
+// Status errors (a bound object that does not exist, an audience that is refused).
+type TokenIssuer interface {
+	IssueToken(ctx context.Context, account *corev1.ServiceAccount, request *authenticationv1.TokenRequest) error
 }
