@@ -201,3 +201,9 @@ func now() metav1.Time {
 	t := metav1.Now()
 	return t.Rfc3339Copy()
 }
+
+func writeIndented(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

@@ -63,7 +63,7 @@ func (st *store) create(ctx context.Context, obj runtime.Object, validate rest.V
 		return nil, err
 	}
 	if strat.err != nil {
-		return nil, apierrors.NewInternalError(strat.err)
+		return nil, allocationError(strat.err)
 	}
 	if validate != nil {
 		if err := validate(ctx, obj); err != nil {

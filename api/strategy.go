@@ -62,10 +62,7 @@ func (s *strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) 
 
 func (s *strategy) validate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
 	if s.err != nil {
-		if fe, ok := s.err.(*field.Error); ok {
-			return field.ErrorList{fe}
-		}
-		return nil // reported by the store as it is
+		return nil // the store reports it
 	}
 	if s.rules.Validate == nil {
 		return nil

@@ -160,7 +160,7 @@ func (u *updating) update(ctx context.Context, cur *fsm.Object) (runtime.Object,
 		return nil, err
 	}
 	if strat.err != nil {
-		return nil, apierrors.NewInternalError(strat.err)
+		return nil, allocationError(strat.err)
 	}
 	if obj, err = fieldmanager.IgnoreManagedFieldsTimestampsTransformer(ctx, obj, existing); err != nil {
 		return nil, err

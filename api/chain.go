@@ -1,0 +1,207 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+)
+
+type contextKey int
+
+const (
+	loopbackKey contextKey = iota // *loopback: a request made inside this process
+	termKey                       // uint64: leadership term that fences the writes
+)
+
+func termFrom(ctx context.Context) uint64 {
+	term, _ := ctx.Value(termKey).(uint64)
+	return term
+}
+
+func withNamespace(ctx context.Context, namespace string) context.Context {
+	return request.WithNamespace(ctx, namespace)
+}
+
+func newRequestInfoFactory() *request.RequestInfoFactory {
+	return &request.RequestInfoFactory{
+		APIPrefixes:          sets.NewString("api", "apis"),
+		GrouplessAPIPrefixes: sets.NewString("api"),
+	}
+}
+
+// chain puts what every request goes through in front of the routes, outermost last.
+func (s *Server) chain(h http.Handler) http.Handler {
+	h = s.authorize(h)
+	h = impersonation.WithConstrainedImpersonation(h, s.cfg.Authorizer, s.codecs)
+	h = s.forward(h)
+	h = s.authenticate(h)
+	h = s.limit(h)
+	h = s.describe(h)
+	return s.observe(h)
+}
+
+// observe recovers panics, and counts and logs every request.
+func (s *Server) observe(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		rec := &recorder{ResponseWriter: w}
+		id := r.Header.Get("Audit-ID")
+		if id == "" || len(id) > 64 {
+			id = string(uuid.NewUUID())
+		}
+		w.Header().Set("Audit-Id", id)
+		w.Header().Set("Cache-Control", "no-cache, private")
+		info := &request.RequestInfo{}
+		ctx := request.WithRequestInfo(r.Context(), info)
+		defer func() {
+			p := recover()
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			if p != nil {
+				s.log.Error("a request panicked", "method", r.Method, "path", r.URL.Path, "audit", id, "panic", p, "stack", string(debug.Stack()))
+				if rec.code == 0 {
+					s.fail(rec, r.WithContext(ctx), apierrors.NewInternalError(fmt.Errorf("this is a bug: the request panicked; its audit id is %s", id)))
+				}
+			}
+			s.metrics.request(info, rec.status(), time.Since(begin))
+			s.log.Debug("request", "method", r.Method, "uri", r.URL.RequestURI(), "code", rec.status(), "took", time.Since(begin), "agent", r.UserAgent(), "audit", id)
+		}()
+		h.ServeHTTP(rec.wrap(), r.WithContext(ctx))
+	})
+}
+
+// describe says what the request is about (RequestInfo) and gives it the context that the handlers need.
+func (s *Server) describe(h http.Handler) http.Handler {
+	h = filters.WithWarningRecorder(h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info, err := s.requestInfo.NewRequestInfo(r)
+		if err != nil {
+			s.fail(w, r, apierrors.NewBadRequest(err.Error()))
+			return
+		}
+		if shared, ok := request.RequestInfoFrom(r.Context()); ok {
+			*shared = *info // observe reads it when the request has ended
+		}
+		ctx := request.WithReceivedTimestamp(r.Context(), time.Now())
+		ctx = audit.WithAuditContext(ctx)
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// limit refuses requests beyond MaxInFlight with 429; long-running ones are not counted.
+func (s *Server) limit(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info, _ := request.RequestInfoFrom(r.Context())
+		if longRunning(info) || loopbackFrom(r.Context()) != nil || r.Header.Get(hopHeader) != "" {
+			h.ServeHTTP(w, r)
+			return
+		}
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+			h.ServeHTTP(w, r)
+		default:
+			s.metrics.dropped.Inc()
+			w.Header().Set("Retry-After", "1")
+			s.fail(w, r, apierrors.NewTooManyRequests("this master serves as many requests as it may; try again", 1))
+		}
+	})
+}
+
+func longRunning(info *request.RequestInfo) bool {
+	if info == nil || !info.IsResourceRequest {
+		return false
+	}
+	if info.Verb == "watch" {
+		return true
+	}
+	switch info.Subresource {
+	case "log", "exec", "attach", "portforward", "proxy":
+		return true
+	}
+	return false
+}
+
+// public says whether a path needs no authentication. Health answers are as open as Kubernetes' are.
+func (s *Server) public(path string) bool {
+	switch path {
+	case "/healthz", "/livez", "/readyz", "/version":
+		return true
+	}
+	return s.cfg.Public[path] != nil || strings.HasPrefix(path, "/livez/") || strings.HasPrefix(path, "/readyz/") || strings.HasPrefix(path, "/healthz/")
+}
+
+func (s *Server) authenticate(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l := loopbackFrom(r.Context()); l != nil {
+			ctx := request.WithUser(r.Context(), l.user)
+			h.ServeHTTP(w, r.WithContext(context.WithValue(ctx, termKey, l.term)))
+			return
+		}
+		res, ok, err := s.cfg.Authenticator.AuthenticateRequest(r)
+		if err != nil || !ok {
+			if s.public(r.URL.Path) {
+				anonymous := &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}
+				h.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), anonymous)))
+				return
+			}
+			if err != nil {
+				s.log.Debug("authentication failed", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
+			}
+			s.fail(w, r, apierrors.NewUnauthorized("Unauthorized"))
+			return
+		}
+		r.Header.Del("Authorization")
+		h.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), res.User)))
+	})
+}
+
+func (s *Server) authorize(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.public(r.URL.Path) {
+			h.ServeHTTP(w, r)
+			return
+		}
+		attrs, err := filters.GetAuthorizerAttributes(r.Context())
+		if err != nil {
+			s.fail(w, r, apierrors.NewInternalError(err))
+			return
+		}
+		decision, reason, err := s.cfg.Authorizer.Authorize(r.Context(), attrs)
+		switch {
+		case decision == authorizer.DecisionAllow:
+			h.ServeHTTP(w, r)
+		case err != nil:
+			s.fail(w, r, apierrors.NewInternalError(fmt.Errorf("deciding whether the request is allowed: %w", err)))
+		default:
+			s.fail(w, r, responsewriters.ForbiddenStatusError(attrs, reason))
+		}
+	})
+}
+
+// fail answers with a Status.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	responsewriters.ErrorNegotiated(err, s.codecs, schema.GroupVersion{Version: "v1"}, w, r)
+}
+
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	e := apierrors.NewGenericServerResponse(http.StatusNotFound, r.Method, schema.GroupResource{}, "", "", 0, true)
+	e.ErrStatus.Message = "the server could not find the requested resource"
+	s.fail(w, r, e)
+}

@@ -1,0 +1,310 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"mgr/fsm"
+)
+
+// fast answers reads of JSON with the stored bytes, without decoding objects (a selector looks at the shared decoded
+// form). It returns false, having written nothing, for whatever the handlers must do: other media types, tables, indented
+// answers, converted rows.
+func (s *Server) fast(w http.ResponseWriter, r *http.Request, e *endpoint, info *request.RequestInfo) bool {
+	if e.kind.Stored != nil || e.verbs[info.Verb] == nil || !plainJSON(r) {
+		return false
+	}
+	ctx := request.WithNamespace(r.Context(), info.Namespace)
+	var err error
+	switch info.Verb {
+	case "get":
+		err = e.fastGet(ctx, w, r, info)
+	case "list":
+		err = e.fastList(ctx, w, r)
+	case "watch":
+		err = e.fastWatch(ctx, w, r)
+	default:
+		return false
+	}
+	if errors.Is(err, errNotFast) {
+		return false
+	}
+	if err != nil {
+		s.fail(w, r, err)
+	}
+	return true
+}
+
+// errNotFast leaves the request to the handlers, which word the errors of options.
+var errNotFast = errors.New("the handlers must do this")
+
+// plainJSON says whether the client's first choice is compact JSON of the objects themselves.
+func plainJSON(r *http.Request) bool {
+	first, _, _ := strings.Cut(r.Header.Get("Accept"), ",")
+	switch strings.TrimSpace(first) {
+	case "", "*/*", "application/*", "application/json", "application/json;stream=watch":
+	default:
+		return false
+	}
+	if strings.Contains(r.URL.RawQuery, "pretty") {
+		return false
+	}
+	agent := r.UserAgent()
+	return !strings.HasPrefix(agent, "curl") && !strings.HasPrefix(agent, "Wget") && !strings.HasPrefix(agent, "Mozilla/5.0")
+}
+
+func (e *endpoint) fastGet(ctx context.Context, w http.ResponseWriter, r *http.Request, info *request.RequestInfo) error {
+	rv := ""
+	if r.URL.RawQuery != "" {
+		q := r.URL.Query()
+		if len(q["export"]) > 0 {
+			return errNotFast
+		}
+		rv = q.Get("resourceVersion")
+	}
+	q := e.store.quorum(ctx)
+	if err := e.store.s.reached(ctx, q, rv); err != nil {
+		return err
+	}
+	o := q.FSM().State().Get(e.store.key(ctx, info.Name))
+	if o == nil {
+		return apierrors.NewNotFound(e.kind.GroupResource(), info.Name)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(o.Data)+1))
+	if _, err := w.Write(o.Data); err == nil {
+		_, _ = w.Write(newline) // the client is gone if it fails
+	}
+	return nil
+}
+
+var (
+	newline = []byte{'\n'}
+	comma   = []byte{','}
+	brace   = []byte{'{'}
+)
+
+// listOptions reads the query as the handlers do; what they would refuse is left to them.
+func (e *endpoint) listOptions(r *http.Request) (*internalversion.ListOptions, error) {
+	options := &internalversion.ListOptions{}
+	query := r.URL.Query()
+	if err := scheme.ParameterCodec.DecodeParameters(query, metav1.SchemeGroupVersion, options); err != nil {
+		return nil, errNotFast
+	}
+	internalversion.SetListOptionsDefaults(options, true)
+	if errs := validation.ValidateListOptions(options, true); len(errs) > 0 {
+		return nil, errNotFast
+	}
+	if options.FieldSelector != nil {
+		for _, req := range options.FieldSelector.Requirements() {
+			if _, _, err := e.scope.Convertor.ConvertFieldLabel(e.kind.GVK(), req.Field, req.Value); err != nil {
+				return nil, errNotFast
+			}
+		}
+	}
+	return options, onlyKnown(query)
+}
+
+// onlyKnown leaves options that this file does not know to the handlers.
+func onlyKnown(query url.Values) error {
+	for name := range query {
+		switch name {
+		case "labelSelector", "fieldSelector", "watch", "allowWatchBookmarks", "resourceVersion", "resourceVersionMatch",
+			"timeoutSeconds", "timeout", "limit", "continue", "sendInitialEvents":
+		default:
+			return errNotFast
+		}
+	}
+	return nil
+}
+
+func (e *endpoint) fastList(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	options, err := e.listOptions(r)
+	if err != nil {
+		return err
+	}
+	p, err := e.store.list(ctx, options)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	out, end := compressed(w, r, p)
+	e.writeList(out, p)
+	end()
+	return nil
+}
+
+// writeList writes a typed list; errors mean that the client is gone.
+func (e *endpoint) writeList(out io.Writer, p page) {
+	var head bytes.Buffer
+	head.WriteString(`{"kind":"` + e.kind.Kind + `List","apiVersion":"` + e.kind.GroupVersion().String() + `","metadata":`)
+	if err := writeJSON(&head, p.meta); err != nil {
+		return
+	}
+	head.Truncate(head.Len() - 1)
+	head.WriteString(`,"items":[`)
+	if _, err := out.Write(head.Bytes()); err != nil {
+		return
+	}
+	for i, o := range p.items {
+		if i > 0 {
+			_, _ = out.Write(comma)
+		}
+		// Items of a typed list carry no kind of their own.
+		if rest, ok := bytes.CutPrefix(o.Data, e.head); ok {
+			_, _ = out.Write(brace)
+			_, _ = out.Write(rest)
+		} else if _, err := out.Write(o.Data); err != nil {
+			return
+		}
+	}
+	_, _ = io.WriteString(out, "]}\n")
+}
+
+// gzipFrom is the size from which lists are compressed for clients that ask, as Kubernetes does.
+const gzipFrom = 128 << 10
+
+// compressed returns where to write a list and what to call at its end.
+func compressed(w http.ResponseWriter, r *http.Request, p page) (io.Writer, func()) {
+	size := 0
+	for _, o := range p.items {
+		size += len(o.Data)
+	}
+	if size >= gzipFrom && acceptsGzip(r) {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Header().Add("Vary", "Accept-Encoding")
+		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+		if err == nil {
+			return z, func() { _ = z.Close() }
+		}
+	}
+	b := bufio.NewWriterSize(w, min(size+4096, 64<<10))
+	return b, func() { _ = b.Flush() }
+}
+
+func acceptsGzip(r *http.Request) bool {
+	for _, part := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
+		if strings.TrimSpace(part) == "gzip" {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *endpoint) fastWatch(ctx context.Context, w http.ResponseWriter, r *http.Request) error {
+	if r.Header.Get("Upgrade") != "" {
+		return errNotFast // a watch over WebSocket
+	}
+	options, err := e.listOptions(r)
+	if err != nil {
+		return err
+	}
+	if info, _ := request.RequestInfoFrom(ctx); info.Name != "" && options.FieldSelector == nil {
+		options.FieldSelector = fields.OneTermEqualSelector("metadata.name", info.Name)
+	}
+	timeout := time.Duration(float64(minWatch) * (1 + rand.Float64()))
+	if options.TimeoutSeconds != nil && *options.TimeoutSeconds > 0 {
+		timeout = time.Duration(*options.TimeoutSeconds) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	stream, err := e.store.open(ctx, options)
+	if err != nil && !apierrors.IsResourceExpired(err) {
+		return err
+	}
+	out := newFrameWriter(w, e)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	if err == nil {
+		if err = out.flush(); err == nil {
+			err = stream.run(ctx, out)
+		}
+	}
+	if err != nil && !errors.Is(err, errClientGone) {
+		out.fail(err)
+	}
+	return nil
+}
+
+// frameWriter is the sink of a watch of JSON: one line for each event, from shared bytes.
+type frameWriter struct {
+	e    *endpoint
+	buf  *bufio.Writer
+	ctrl *http.ResponseController
+}
+
+// slowWatcher is how long a watcher's connection may take nothing before it is cut.
+const slowWatcher = 30 * time.Second
+
+var errClientGone = errors.New("the watcher's connection is gone or too slow")
+
+func newFrameWriter(w http.ResponseWriter, e *endpoint) *frameWriter {
+	return &frameWriter{e: e, buf: bufio.NewWriterSize(w, 16<<10), ctrl: http.NewResponseController(w)}
+}
+
+func (f *frameWriter) send(typ watch.EventType, o *fsm.Object) error {
+	_, _ = f.buf.WriteString(`{"type":"`)
+	_, _ = f.buf.WriteString(string(typ))
+	_, _ = f.buf.WriteString(`","object":`)
+	_, _ = f.buf.Write(o.Data)
+	return f.end()
+}
+
+// end closes an event; a bufio.Writer keeps its first error, so looking at it here is enough.
+func (f *frameWriter) end() error {
+	if _, err := f.buf.WriteString("}\n"); err != nil {
+		return errClientGone
+	}
+	return nil
+}
+
+func (f *frameWriter) bookmark(revision uint64, initial bool) error {
+	_, _ = f.buf.WriteString(`{"type":"BOOKMARK","object":`)
+	_, _ = f.buf.Write(f.e.head)
+	_, _ = f.buf.WriteString(`"metadata":{"resourceVersion":"` + strconv.FormatUint(revision, 10) + `","creationTimestamp":null`)
+	if initial {
+		_, _ = f.buf.WriteString(`,"annotations":{"` + metav1.InitialEventsAnnotationKey + `":"true"}`)
+	}
+	_, _ = f.buf.WriteString("}}")
+	return f.end()
+}
+
+func (f *frameWriter) fail(err error) {
+	_, _ = f.buf.WriteString(`{"type":"ERROR","object":`)
+	_ = writeJSON(f.buf, statusObject(err))
+	if f.end() == nil {
+		_ = f.flush()
+	}
+}
+
+func (f *frameWriter) flush() error {
+	// Not every connection has deadlines (one in process has not); then only the client's own end cuts it.
+	_ = f.ctrl.SetWriteDeadline(time.Now().Add(slowWatcher))
+	if err := f.buf.Flush(); err != nil {
+		return errClientGone
+	}
+	if err := f.ctrl.Flush(); err != nil {
+		return errClientGone
+	}
+	return nil
+}

@@ -1,0 +1,197 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/applyconfigurations"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"mgr/fsm"
+	"mgr/resource"
+)
+
+// minWatch is the shortest life of a watch whose client names no timeout; the actual one is up to twice as long.
+const minWatch = 30 * time.Minute
+
+var patchTypes = []string{
+	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType),
+}
+
+// endpoint is everything below one resource: the objects' own path and its subresources, each a handler by verb.
+type endpoint struct {
+	kind  *resource.Kind
+	store *store
+	scope *handlers.RequestScope
+	head  []byte                  // of every stored object: {"kind":"Pod","apiVersion":"v1",
+	verbs map[string]http.Handler // by RequestInfo.Verb
+	subs  map[string]map[string]http.Handler
+}
+
+// lazily builds a handler at its first request: most rows of the table are never patched.
+func lazily(build func() http.HandlerFunc) http.Handler {
+	return lazyHandler(sync.OnceValue(build))
+}
+
+type lazyHandler func() http.HandlerFunc
+
+func (l lazyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) { l()(w, r) }
+
+// endpoints makes the endpoint of every row.
+func (s *Server) endpoints(kinds []*resource.Kind) (map[schema.GroupVersionResource]*endpoint, error) {
+	types := sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(resource.Scheme) })
+	out := make(map[schema.GroupVersionResource]*endpoint, len(kinds))
+	for _, k := range kinds {
+		e, err := s.endpoint(k, types)
+		if err != nil {
+			return nil, fmt.Errorf("serving %s: %w", k.GroupVersionResource, err)
+		}
+		out[k.GroupVersionResource] = e
+	}
+	return out, nil
+}
+
+func (s *Server) endpoint(k *resource.Kind, types func() managedfields.TypeConverter) (*endpoint, error) {
+	st := newStore(s, k, "", &k.Rules)
+	apiVersion, kind := k.GVK().ToAPIVersionAndKind()
+	e := &endpoint{
+		kind: k, store: st, scope: s.scope(k, ""),
+		head: fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,`, kind, apiVersion),
+		subs: map[string]map[string]http.Handler{},
+	}
+	all := map[string]http.Handler{
+		"get":    lazily(func() http.HandlerFunc { return handlers.GetResource(st, e.scope) }),
+		"list":   lazily(func() http.HandlerFunc { return handlers.ListResource(st, st, e.scope, false, minWatch) }),
+		"watch":  lazily(func() http.HandlerFunc { return handlers.ListResource(st, st, e.scope, true, minWatch) }),
+		"delete": lazily(func() http.HandlerFunc { return handlers.DeleteResource(st, true, e.scope, s.cfg.Admission) }),
+		"deletecollection": lazily(func() http.HandlerFunc {
+			return handlers.DeleteCollection(st, true, e.scope, s.cfg.Admission)
+		}),
+		"create": s.writing(e.scope, k, "", types, func(sc *handlers.RequestScope) http.HandlerFunc {
+			return handlers.CreateResource(st, sc, s.cfg.Admission)
+		}),
+		"update": s.writing(e.scope, k, "", types, func(sc *handlers.RequestScope) http.HandlerFunc {
+			return handlers.UpdateResource(st, sc, s.cfg.Admission)
+		}),
+		"patch": s.writing(e.scope, k, "", types, func(sc *handlers.RequestScope) http.HandlerFunc {
+			return handlers.PatchResource(st, sc, s.cfg.Admission, patchTypes)
+		}),
+	}
+	e.verbs = map[string]http.Handler{}
+	for _, v := range verbsOf(k) {
+		e.verbs[v] = all[v]
+	}
+	for i := range k.Subresources {
+		sub := &k.Subresources[i]
+		if sub.Rules != nil {
+			e.subs[sub.Name] = s.objectSub(k, sub, types)
+		} else if hs := s.specialSub(e, sub, types); hs != nil {
+			e.subs[sub.Name] = hs
+		}
+	}
+	return e, nil
+}
+
+func verbsOf(k *resource.Kind) []string {
+	if len(k.Verbs) == 0 {
+		return resource.AllVerbs
+	}
+	return k.Verbs
+}
+
+// objectSub is a subresource that reads and writes the object itself (status, ephemeralcontainers, finalize).
+func (s *Server) objectSub(k *resource.Kind, sub *resource.Subresource, types func() managedfields.TypeConverter) map[string]http.Handler {
+	st := newStore(s, k, sub.Name, sub.Rules)
+	scope := s.scope(k, sub.Name)
+	out := map[string]http.Handler{
+		"get": lazily(func() http.HandlerFunc { return handlers.GetResource(st, scope) }),
+		"update": s.writing(scope, k, sub.Name, types, func(sc *handlers.RequestScope) http.HandlerFunc {
+			return handlers.UpdateResource(st, sc, s.cfg.Admission)
+		}),
+		"patch": s.writing(scope, k, sub.Name, types, func(sc *handlers.RequestScope) http.HandlerFunc {
+			return handlers.PatchResource(st, sc, s.cfg.Admission, patchTypes)
+		}),
+	}
+	for v := range out {
+		if !slices.Contains(sub.Verbs, v) {
+			delete(out, v)
+		}
+	}
+	return out
+}
+
+// writing is a handler that needs managed fields, whose schema is parsed at the first write.
+func (s *Server) writing(scope *handlers.RequestScope, k *resource.Kind, sub string, types func() managedfields.TypeConverter, build func(*handlers.RequestScope) http.HandlerFunc) http.Handler {
+	return lazily(func() http.HandlerFunc {
+		own := *scope
+		fm, err := managedfields.NewDefaultFieldManager(types(), own.UnsafeConvertor, own.Defaulter, own.Creater,
+			k.GVK(), k.GroupVersion(), sub, resetFields(k, sub))
+		if err != nil {
+			return func(w http.ResponseWriter, r *http.Request) {
+				s.fail(w, r, fmt.Errorf("managed fields of %s: %w", k.GVK(), err))
+			}
+		}
+		own.FieldManager = fm
+		return build(&own)
+	})
+}
+
+// resetFields are the fields a path ignores, so that nobody comes to own them by writing them there.
+func resetFields(k *resource.Kind, sub string) map[fieldpath.APIVersion]fieldpath.Filter {
+	hasStatus := slices.ContainsFunc(k.Subresources, func(s resource.Subresource) bool { return s.Name == "status" })
+	var set *fieldpath.Set
+	switch {
+	case sub == "" && hasStatus:
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	case sub == "status":
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+	default:
+		return nil
+	}
+	apiVersion, _ := k.GVK().ToAPIVersionAndKind()
+	return map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(apiVersion): fieldpath.NewExcludeSetFilter(set)}
+}
+
+// scope is what the handlers know of a path.
+func (s *Server) scope(k *resource.Kind, sub string) *handlers.RequestScope {
+	conv := newConvertor(k)
+	d := rowDefaulter{k}
+	return &handlers.RequestScope{
+		Namer:                    handlers.ContextBasedNaming{Namer: runtime.Namer(meta.NewAccessor()), ClusterScoped: !k.Namespaced},
+		Serializer:               codecs{CodecFactory: s.codecs, defaulter: d},
+		ParameterCodec:           s.parameters,
+		Creater:                  resource.Scheme,
+		Convertor:                conv,
+		Defaulter:                d,
+		Typer:                    resource.Scheme,
+		UnsafeConvertor:          conv,
+		Authorizer:               s.cfg.Authorizer,
+		EquivalentResourceMapper: s.equivalents,
+		TableConvertor:           tables{k},
+		Resource:                 k.GroupVersionResource,
+		Kind:                     k.GVK(),
+		Subresource:              sub,
+		MetaGroupVersion:         metav1.SchemeGroupVersion,
+		HubGroupVersion:          k.GroupVersion(),
+		MaxRequestBodyBytes:      fsm.MaxObjectBytes,
+	}
+}
+
+var _ rest.StandardStorage = &store{}
+
+// ConvertToTable implements rest.TableConvertor.
+func (st *store) ConvertToTable(ctx context.Context, object, tableOptions runtime.Object) (*metav1.Table, error) {
+	return tables{st.kind}.ConvertToTable(ctx, object, tableOptions)
+}

@@ -1,0 +1,321 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"mgr/fsm"
+)
+
+const (
+	// bookmarkEvery is how often a watcher that allows bookmarks learns how far it is.
+	bookmarkEvery = time.Minute
+	// gatherFor is how long events may wait for others when the watcher was sent some less than that ago: a busy watch
+	// is written in batches, an idle one at once.
+	gatherFor = 10 * time.Millisecond
+)
+
+// stream is one watch: the initial state if it was asked for, then the changes of the selected objects.
+type stream struct {
+	sel       selection
+	cursor    *fsm.Cursor
+	initial   fsm.View // nil: none
+	endMark   bool     // tell when the initial state is complete
+	bookmarks bool
+	done      <-chan struct{} // the server stops
+}
+
+// sink takes what a stream delivers.
+type sink interface {
+	// send takes one change; object is shared.
+	send(typ watch.EventType, object *fsm.Object) error
+	// bookmark says that everything up to revision was sent; initial, that this ends the initial state.
+	bookmark(revision uint64, initial bool) error
+	// flush hands on what was sent.
+	flush() error
+}
+
+// open starts a stream. Errors are Statuses; one that says "too old" is delivered in the stream, as Kubernetes does.
+func (st *store) open(ctx context.Context, options *internalversion.ListOptions) (*stream, error) {
+	q := st.quorum(ctx)
+	w := &stream{
+		sel:       st.selection(request.NamespaceValue(ctx), options),
+		bookmarks: options.AllowWatchBookmarks,
+		done:      st.s.done,
+	}
+	rv := options.ResourceVersion
+	if err := st.s.reached(ctx, q, rv); err != nil {
+		return nil, err
+	}
+	fresh := rv == "" || rv == "0"
+	initial := fresh
+	if options.SendInitialEvents != nil {
+		initial = *options.SendInitialEvents
+		w.endMark = initial && w.bookmarks
+	}
+	state := q.FSM().State()
+	start := state.Revision()
+	if !fresh && !initial {
+		var err error
+		if start, err = parseVersion(rv); err != nil {
+			return nil, err
+		}
+	}
+	if initial {
+		w.initial = state.Resource(st.row.Storage())
+	}
+	cursor, err := q.FSM().Watch(st.row.Storage(), start)
+	if err != nil {
+		return nil, tooOld(start, q)
+	}
+	w.cursor = cursor
+	return w, nil
+}
+
+// run delivers to out until ctx ends (nil), the server stops (nil), out fails, or history has moved past the watcher (a
+// Status with code 410).
+func (w *stream) run(ctx context.Context, out sink) error {
+	if err := w.sendInitial(out); err != nil {
+		return err
+	}
+	marks := time.NewTimer(bookmarkEvery)
+	defer marks.Stop()
+	gather := time.NewTimer(time.Hour)
+	defer gather.Stop()
+	var sent time.Time
+	dirty := false
+	for {
+		events, revision, more, err := w.cursor.Poll()
+		if err != nil {
+			return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d: the watcher fell behind the history that is kept", revision))
+		}
+		for i := range events {
+			one, err := w.send(&events[i], out)
+			if err != nil {
+				return err
+			}
+			dirty = dirty || one
+		}
+		if len(events) > 0 {
+			continue
+		}
+		var flushAt <-chan time.Time
+		if dirty {
+			if wait := gatherFor - time.Since(sent); wait > 0 {
+				gather.Reset(wait)
+				flushAt, more = gather.C, nil
+			} else {
+				if err := out.flush(); err != nil {
+					return err
+				}
+				dirty, sent = false, time.Now()
+			}
+		}
+		select {
+		case <-more:
+		case <-flushAt:
+		case <-marks.C:
+			marks.Reset(bookmarkEvery)
+			if w.bookmarks && !dirty {
+				if err := mark(out, revision, false); err != nil {
+					return err
+				}
+			}
+		case <-ctx.Done():
+			return w.last(out, revision, dirty)
+		case <-w.done:
+			return w.last(out, revision, dirty)
+		}
+	}
+}
+
+// last ends a watch whose time is over: with what is left, and a bookmark so that the next watch starts where this ends.
+func (w *stream) last(out sink, revision uint64, dirty bool) error {
+	if w.bookmarks {
+		return mark(out, revision, false)
+	}
+	if dirty {
+		return out.flush()
+	}
+	return nil
+}
+
+func mark(out sink, revision uint64, initial bool) error {
+	if err := out.bookmark(revision, initial); err != nil {
+		return err
+	}
+	return out.flush()
+}
+
+func (w *stream) sendInitial(out sink) error {
+	if w.initial == nil {
+		return nil
+	}
+	for o := range w.initial.List(w.sel.namespace, "") {
+		ok, err := w.sel.matches(o)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		if err := out.send(watch.Added, o); err != nil {
+			return err
+		}
+	}
+	if w.endMark {
+		return mark(out, w.initial.Revision(), true)
+	}
+	return out.flush()
+}
+
+// send delivers one event as the selection sees it; false: it does not concern the watcher.
+func (w *stream) send(e *fsm.Event, out sink) (bool, error) {
+	if !w.sel.in(e.Object) {
+		return false, nil
+	}
+	now, before := e.Type != fsm.Deleted, e.Type != fsm.Added
+	var err error
+	if !w.sel.everything() {
+		if now {
+			if now, err = w.sel.matches(e.Object); err != nil {
+				return false, err
+			}
+		}
+		if before {
+			if before, err = w.sel.matches(e.Prev); err != nil {
+				return false, err
+			}
+		}
+	}
+	switch {
+	case now && before:
+		return true, out.send(watch.Modified, e.Object)
+	case now:
+		return true, out.send(watch.Added, e.Object)
+	case before && e.Type == fsm.Deleted:
+		return true, out.send(watch.Deleted, e.Object)
+	case before:
+		// It is still there but no longer selected: the watcher loses the form it knew, at the revision of the change.
+		return true, out.send(watch.Deleted, &fsm.Object{
+			Key: e.Prev.Key, UID: e.Prev.UID, Revision: e.Revision, Created: e.Prev.Created,
+			Data: withRevision(e.Prev.Data, e.Revision),
+		})
+	}
+	return false, nil
+}
+
+// Watch implements rest.Watcher: the way of watches that need tables, protobuf or conversion, and of clients in process.
+func (st *store) Watch(ctx context.Context, options *internalversion.ListOptions) (watch.Interface, error) {
+	if options == nil {
+		options = &internalversion.ListOptions{}
+	}
+	w, err := st.open(ctx, options)
+	if err != nil {
+		if apierrors.IsResourceExpired(err) {
+			return failedWatch(err), nil
+		}
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	c := &channelWatch{st: st, ctx: ctx, cancel: cancel, result: make(chan watch.Event, 64)}
+	c.ended.Go(func() {
+		defer close(c.result)
+		if err := w.run(ctx, c); err != nil && ctx.Err() == nil {
+			c.event(watch.Event{Type: watch.Error, Object: statusObject(err)})
+		}
+	})
+	return c, nil
+}
+
+// failedWatch is a watch that says only why it cannot go on.
+func failedWatch(err error) watch.Interface {
+	c := make(chan watch.Event, 1)
+	c <- watch.Event{Type: watch.Error, Object: statusObject(err)}
+	close(c)
+	return watch.NewProxyWatcher(c)
+}
+
+func statusObject(err error) runtime.Object {
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		s := known.Status()
+		setKind(&s, metav1.SchemeGroupVersion.WithKind("Status"))
+		s.APIVersion = "v1"
+		return &s
+	}
+	s := apierrors.NewInternalError(err).Status()
+	s.Kind, s.APIVersion = "Status", "v1"
+	return &s
+}
+
+// channelWatch delivers decoded, shared objects.
+type channelWatch struct {
+	st     *store
+	ctx    context.Context
+	cancel context.CancelFunc
+	result chan watch.Event
+	ended  sync.WaitGroup
+}
+
+var errStopped = errors.New("the watcher stopped")
+
+func (c *channelWatch) ResultChan() <-chan watch.Event { return c.result }
+
+// Stop implements watch.Interface; it returns when the goroutine behind the watch has ended.
+func (c *channelWatch) Stop() {
+	c.cancel()
+	c.ended.Wait()
+}
+
+func (c *channelWatch) event(e watch.Event) error {
+	select {
+	case c.result <- e:
+		return nil
+	case <-c.ctx.Done():
+		return errStopped
+	}
+}
+
+func (c *channelWatch) send(typ watch.EventType, o *fsm.Object) error {
+	obj, err := c.st.served(o)
+	if err != nil {
+		return err
+	}
+	return c.event(watch.Event{Type: typ, Object: obj})
+}
+
+func (c *channelWatch) bookmark(revision uint64, initial bool) error {
+	obj := c.st.kind.New()
+	setKind(obj, c.st.kind.GVK())
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return err
+	}
+	m.SetResourceVersion(strconv.FormatUint(revision, 10))
+	if initial {
+		m.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	}
+	if c.ctx.Err() != nil {
+		select {
+		case c.result <- watch.Event{Type: watch.Bookmark, Object: obj}:
+		default:
+		}
+		return nil
+	}
+	return c.event(watch.Event{Type: watch.Bookmark, Object: obj})
+}
+
+func (c *channelWatch) flush() error { return nil }
