@@ -22,7 +22,14 @@ type writer struct {
 	claimsDirty bool
 	intern      interner
 	undo        []change // of the command being applied
+	past        [checkpoints]checkpoint
 }
+
+// checkpoints is how many of the last log indexes HashAt knows.
+const checkpoints = 1024
+
+// checkpoint is the hash of the state at an index.
+type checkpoint struct{ index, hash uint64 }
 
 // change is what one op did, kept until its command is known to be applied whole.
 type change struct {
@@ -35,15 +42,19 @@ func (w *writer) apply(e Entry) ([]Result, error) {
 	if e.Index <= w.index {
 		return nil, fmt.Errorf("the state is already at log entry %d", w.index)
 	}
-	commands, err := decodeEntry(e.Data, &w.intern)
-	if err != nil {
-		return nil, err
-	}
-	results := make([]Result, len(commands))
-	for i := range commands {
-		results[i] = w.command(&commands[i], e.Term)
+	var results []Result
+	if len(e.Data) > 0 {
+		commands, err := decodeEntry(e.Data, &w.intern)
+		if err != nil {
+			return nil, err
+		}
+		results = make([]Result, len(commands))
+		for i := range commands {
+			results[i] = w.command(&commands[i], e.Term)
+		}
 	}
 	w.index = e.Index
+	w.past[w.index%checkpoints] = checkpoint{index: w.index, hash: stateHash(w.sum, w.revision)}
 	return results, nil
 }
 

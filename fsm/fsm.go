@@ -46,7 +46,7 @@ func New(o Options) *FSM {
 // Entry is one entry of the log.
 type Entry struct {
 	Index, Term uint64
-	Data        []byte // made by EncodeEntry or JoinEntry
+	Data        []byte // made by EncodeEntry or JoinEntry; empty for an entry of Raft's own, which only moves the index
 }
 
 // Apply applies one log entry (a batch of commands) and publishes the new state. The results are those of the entry's
@@ -80,6 +80,15 @@ func (f *FSM) ApplyBatch(entries []Entry) ([][]Result, error) {
 
 // State is the last published state.
 func (f *FSM) State() *State { return f.state.Load() }
+
+// HashAt returns State.Hash as it was at a log index, so that peers at different indexes can be compared; false if the
+// index was not applied here or is not among the last 1024.
+func (f *FSM) HashAt(index uint64) (hash uint64, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.w.past[index%checkpoints]
+	return c.hash, index > 0 && c.index == index
+}
 
 // WaitIndex returns once the state of log index or later is published.
 func (f *FSM) WaitIndex(ctx context.Context, index uint64) error {

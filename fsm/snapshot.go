@@ -140,7 +140,7 @@ func (in *snapshotReader) state(o Options) (*writer, error) {
 	if w.revision, err = binary.ReadUvarint(in); err != nil {
 		return nil, short(err)
 	}
-	w.floor = w.revision
+	w.floor = w.revision // no history from before
 	if err := in.tables(w); err != nil {
 		return nil, short(err)
 	}
@@ -231,8 +231,7 @@ func (in *snapshotReader) trailer(w *writer) error {
 	if binary.LittleEndian.Uint32(c[:]) != sum {
 		return fmt.Errorf("wrong checksum: %w", ErrCorrupt)
 	}
-	s := State{sum: w.sum, revision: w.revision}
-	if binary.LittleEndian.Uint64(b[:]) != s.Hash() {
+	if binary.LittleEndian.Uint64(b[:]) != stateHash(w.sum, w.revision) {
 		return fmt.Errorf("wrong state hash: %w", ErrCorrupt)
 	}
 	return nil

@@ -127,10 +127,12 @@ func (s *State) Revision() uint64 { return s.revision }
 
 // Hash covers all objects, their revisions and claims, and the revision of the state. It is kept incrementally, does not
 // depend on order or on the way that led to the state, and is equal on all peers at the same index.
-func (s *State) Hash() uint64 {
+func (s *State) Hash() uint64 { return stateHash(s.sum, s.revision) }
+
+func stateHash(sum, revision uint64) uint64 {
 	var b [16]byte
-	binary.LittleEndian.PutUint64(b[:], s.sum)
-	binary.LittleEndian.PutUint64(b[8:], s.revision)
+	binary.LittleEndian.PutUint64(b[:], sum)
+	binary.LittleEndian.PutUint64(b[8:], revision)
 	return xxhash.Sum64(b[:])
 }
 

@@ -1,0 +1,75 @@
+package raftnode
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+
+	"mgr/fsm"
+)
+
+// adapter is the raft.FSM: it hands committed entries to fsm.FSM and keeps nothing itself.
+type adapter struct{ n *Node }
+
+// applied is the response to one log entry.
+type applied struct {
+	term    uint64
+	results []fsm.Result
+	err     error
+}
+
+// Apply implements raft.FSM; raft calls ApplyBatch instead.
+func (a adapter) Apply(l *raft.Log) any { return a.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM. Entries of configuration changes move the index too, so that whoever waits for
+// a commit index (ReadIndex) gets there.
+func (a adapter) ApplyBatch(logs []*raft.Log) []any {
+	entries := make([]fsm.Entry, len(logs))
+	for i, l := range logs {
+		entries[i] = fsm.Entry{Index: l.Index, Term: l.Term}
+		if l.Type == raft.LogCommand {
+			entries[i].Data = l.Data
+		}
+	}
+	results, err := a.n.apply(entries)
+	responses := make([]any, len(logs))
+	for i, l := range logs {
+		if i < len(results) {
+			responses[i] = applied{term: l.Term, results: results[i]}
+		} else {
+			responses[i] = applied{term: l.Term, err: err}
+		}
+	}
+	last := logs[len(logs)-1]
+	a.n.commits.moved(last.Index, last.Term)
+	return responses
+}
+
+// Snapshot implements raft.FSM: it takes a pointer.
+func (a adapter) Snapshot() (raft.FSMSnapshot, error) {
+	if err := a.n.Err(); err != nil {
+		return nil, err // what this peer holds must not become a snapshot
+	}
+	return snapshot{a.n.fsm.State()}, nil
+}
+
+// Restore implements raft.FSM.
+func (a adapter) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	if err := a.n.fsm.Restore(r); err != nil {
+		return fmt.Errorf("restore state: %w", err)
+	}
+	return nil
+}
+
+type snapshot struct{ state *fsm.State }
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.state.WriteSnapshot(sink); err != nil {
+		return fmt.Errorf("persist snapshot: %w (and cancel: %v)", err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (s snapshot) Release() {}

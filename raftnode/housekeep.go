@@ -1,0 +1,83 @@
+package raftnode
+
+import (
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// A snapshot is taken after so many entries or bytes of log. raft's own trigger knows only entries, but one of ours may have
+// half a megabyte, so both the log and what is left of it after a snapshot are bounded in bytes as well.
+const (
+	snapshotEntries = 8192
+	snapshotBytes   = 64 << 20
+	mostTrailing    = 10240
+	leastTrailing   = 256
+	trailingBytes   = 64 << 20
+	housekeepEvery  = time.Second
+)
+
+// housekeep takes snapshots and watches the free space.
+func (n *Node) housekeep() {
+	tick := time.NewTicker(housekeepEvery)
+	defer tick.Stop()
+	last := n.fsm.State().Index()
+	for {
+		select {
+		case <-tick.C:
+		case <-n.ctx.Done():
+			return
+		}
+		if n.Err() != nil {
+			return
+		}
+		if n.space != nil {
+			n.noteSpace(n.space.low())
+		}
+		index := n.fsm.State().Index()
+		entries, bytes := index-min(last, index), n.guard.written.Load()
+		if entries < snapshotEntries && bytes < snapshotBytes {
+			continue
+		}
+		if n.snapshot(entries, bytes) {
+			last = index
+		}
+	}
+}
+
+func (n *Node) noteSpace(full bool) {
+	if n.full.Swap(full) == full {
+		return
+	}
+	if full {
+		n.config.Log.Error("the data directory is almost full: writes are refused, reads go on", "dir", n.config.Dir)
+	} else {
+		n.config.Log.Info("the data directory has space again", "dir", n.config.Dir)
+	}
+}
+
+// snapshot writes a snapshot and shortens the log.
+func (n *Node) snapshot(entries, bytes uint64) bool {
+	rc := n.raft.ReloadableConfig()
+	rc.TrailingLogs = min(mostTrailing, max(leastTrailing, entries*trailingBytes/max(bytes, 1)))
+	if err := n.raft.ReloadConfig(rc); err != nil {
+		n.config.Log.Warn("cannot set how much log is kept", "error", err)
+	}
+	err := n.raft.Snapshot().Error()
+	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		n.config.Log.Warn("cannot take a snapshot", "error", err)
+		return false
+	}
+	n.guard.written.Store(0)
+	return true
+}
+
+// Snapshot writes a snapshot now and shortens the log.
+func (n *Node) Snapshot() error {
+	err := n.raft.Snapshot().Error()
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,343 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"mgr/fsm"
+)
+
+// Member is one peer as this one sees it.
+type Member struct {
+	ID           string        `json:"id"`
+	Addr         string        `json:"address"`
+	Role         string        `json:"role"` // leader, voter, nonvoter
+	Reachable    bool          `json:"reachable"`
+	LastContact  time.Duration `json:"lastContact"` // since its last answer to this peer; -1: none yet
+	Term         uint64        `json:"term"`
+	LastIndex    uint64        `json:"lastIndex"`
+	AppliedIndex uint64        `json:"appliedIndex"`
+	HashIndex    uint64        `json:"hashIndex,omitempty"` // log index at which the state hashes of all were compared; 0: was not
+	Hash         string        `json:"hash,omitempty"`
+	Diverged     bool          `json:"diverged,omitempty"` // its hash differs from that of most
+	Full         bool          `json:"full,omitempty"`     // its data directory
+	PID          int           `json:"pid,omitempty"`
+	Version      string        `json:"version,omitempty"`
+}
+
+// peerStatus is what a peer says of itself.
+type peerStatus struct {
+	ID           string `json:"id"`
+	Term         uint64 `json:"term"`
+	LastIndex    uint64 `json:"lastIndex"`
+	AppliedIndex uint64 `json:"appliedIndex"`
+	Full         bool   `json:"full"`
+	PID          int    `json:"pid"`
+	Version      string `json:"version"`
+}
+
+func (n *Node) status() peerStatus {
+	return peerStatus{
+		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex(), AppliedIndex: n.fsm.State().Index(),
+		Full: n.full.Load(), PID: os.Getpid(), Version: n.config.Version,
+	}
+}
+
+// contacts remembers when each peer last answered, by address.
+type contacts struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+func (c *contacts) note(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at[addr] = time.Now()
+}
+
+func (c *contacts) since(addr string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t, ok := c.at[addr]; ok {
+		return time.Since(t)
+	}
+	return -1
+}
+
+// servers of the latest configuration, which may not be committed yet.
+func (n *Node) servers() []raft.Server {
+	f := n.raft.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	return f.Configuration().Servers
+}
+
+func (n *Node) server(id string) (raft.Server, bool) {
+	for _, s := range n.servers() {
+		if string(s.ID) == id {
+			return s, true
+		}
+	}
+	return raft.Server{}, false
+}
+
+func (n *Node) idOf(addr string) string {
+	for _, s := range n.servers() {
+		if string(s.Address) == addr {
+			return string(s.ID)
+		}
+	}
+	return ""
+}
+
+// IsMember says whether the cluster, as far as this peer knows, has a peer with this id.
+func (n *Node) IsMember(id string) bool {
+	_, ok := n.server(id)
+	return ok
+}
+
+// Members asks all peers how they are, for at most Timing.RPC. It can be called on any peer.
+func (n *Node) Members() []Member {
+	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.RPC)
+	defer cancel()
+	servers := n.servers()
+	leader, _, _ := n.Leader()
+	members := make([]Member, len(servers))
+	var wg sync.WaitGroup
+	for i, s := range servers {
+		members[i] = Member{ID: string(s.ID), Addr: string(s.Address), Role: role(s, leader)}
+		wg.Go(func() { n.examine(ctx, s, &members[i]) })
+	}
+	wg.Wait()
+	n.compareHashes(ctx, members)
+	slices.SortFunc(members, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
+	return members
+}
+
+func role(s raft.Server, leader string) string {
+	switch {
+	case string(s.ID) == leader:
+		return "leader"
+	case s.Suffrage == raft.Voter:
+		return "voter"
+	}
+	return "nonvoter"
+}
+
+func (n *Node) examine(ctx context.Context, s raft.Server, m *Member) {
+	st, err := n.statusOf(ctx, s)
+	m.LastContact = n.contacts.since(m.Addr)
+	if m.ID == n.config.ID {
+		m.LastContact = 0
+	}
+	if err != nil {
+		return
+	}
+	m.Reachable, m.Term, m.LastIndex, m.AppliedIndex = true, st.Term, st.LastIndex, st.AppliedIndex
+	m.Full, m.PID, m.Version = st.Full, st.PID, st.Version
+}
+
+func (n *Node) statusOf(ctx context.Context, s raft.Server) (peerStatus, error) {
+	if string(s.ID) == n.config.ID {
+		return n.status(), nil
+	}
+	var st peerStatus
+	b, err := n.rpc.call(ctx, string(s.ID), string(s.Address), []byte{methodStatus})
+	if err != nil {
+		return st, err
+	}
+	if err := json.Unmarshal(b, &st); err != nil {
+		return st, fmt.Errorf("status of master %s: %w", s.ID, err)
+	}
+	if st.ID != string(s.ID) {
+		return st, fmt.Errorf("at %s answers master %s, not %s", s.Address, st.ID, s.ID)
+	}
+	return st, nil
+}
+
+// compareHashes asks all reachable members for the hash of their state at one index, the lowest that they are at.
+func (n *Node) compareHashes(ctx context.Context, members []Member) {
+	var index uint64
+	for _, m := range members {
+		if m.Reachable && m.AppliedIndex > 0 && (index == 0 || m.AppliedIndex < index) {
+			index = m.AppliedIndex
+		}
+	}
+	var wg sync.WaitGroup
+	hashes := make([]uint64, len(members))
+	for i := range members {
+		if m := &members[i]; m.Reachable && index > 0 {
+			wg.Go(func() {
+				var err error
+				if hashes[i], err = n.hashOf(ctx, m, index); err == nil {
+					m.HashIndex, m.Hash = index, fmt.Sprintf("%016x", hashes[i])
+				}
+			})
+		}
+	}
+	wg.Wait()
+	votes := map[string]int{}
+	most := ""
+	for _, m := range members {
+		if m.Hash == "" {
+			continue
+		}
+		votes[m.Hash]++
+		if v := votes[m.Hash]; v > votes[most] || v == votes[most] && m.Role == "leader" {
+			most = m.Hash
+		}
+	}
+	for i := range members {
+		members[i].Diverged = members[i].Hash != "" && members[i].Hash != most
+	}
+}
+
+func (n *Node) hashOf(ctx context.Context, m *Member, index uint64) (uint64, error) {
+	if m.ID != n.config.ID {
+		return n.rpc.number(ctx, m.ID, m.Addr, hashRequest(index))
+	}
+	hash, ok := n.fsm.HashAt(index)
+	if !ok {
+		return 0, errors.New("not kept")
+	}
+	return hash, nil
+}
+
+const pollEvery = 50 * time.Millisecond
+
+// Join adds a peer, which must be running (Open, no Bootstrap), as a non-voter and returns when it has caught up and
+// votes. A peer that moved may join again under its id from a new address; one whose id is in use elsewhere is
+// refused. It is called on the leader (fsm.ErrNotLeader).
+func (n *Node) Join(ctx context.Context, id, addr string) error {
+	if id == "" || addr == "" {
+		return errors.New("join: the id and the address of the new master are needed")
+	}
+	if err := n.admit(ctx, id, addr); err != nil {
+		return fmt.Errorf("join master %s at %s: %w", id, addr, err)
+	}
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		if s, ok := n.server(id); ok && s.Suffrage == raft.Voter && string(s.Address) == addr {
+			return nil
+		} else if !ok {
+			return fmt.Errorf("join master %s: it was removed meanwhile", id)
+		}
+		select {
+		case <-tick.C:
+		case <-n.ctx.Done():
+			return fmt.Errorf("join master %s: %w", id, errClosed)
+		case <-ctx.Done():
+			return fmt.Errorf("join master %s: it is a non-voter and will vote once it has caught up: %w", id, ctx.Err())
+		}
+	}
+}
+
+// admit puts the peer into the configuration, if it may be there.
+func (n *Node) admit(ctx context.Context, id, addr string) error {
+	if n.Term() == 0 {
+		return fsm.ErrNotLeader
+	}
+	if other := n.idOf(addr); other != "" && other != id {
+		return fmt.Errorf("the address belongs to master %s; remove that one first", other)
+	}
+	old, known := n.server(id)
+	if known && string(old.Address) != addr {
+		ctx, cancel := context.WithTimeout(ctx, n.config.Timing.RPC)
+		defer cancel()
+		if _, err := n.statusOf(ctx, old); err == nil {
+			return fmt.Errorf("a master with this id is running at %s; give the new one another id", old.Address)
+		}
+	}
+	sid := raft.ServerID(id)
+	if known && old.Suffrage == raft.Voter && n.lostItsLog(ctx, raft.Server{ID: sid, Address: raft.ServerAddress(addr)}) {
+		// It may have voted and acknowledged entries that it has forgotten: it must not vote until it has them again.
+		if err := n.changed(n.raft.DemoteVoter(sid, 0, 0)); err != nil {
+			return err
+		}
+	}
+	return n.changed(n.raft.AddNonvoter(sid, raft.ServerAddress(addr), 0, 0))
+}
+
+func (n *Node) lostItsLog(ctx context.Context, s raft.Server) bool {
+	ctx, cancel := context.WithTimeout(ctx, n.config.Timing.RPC)
+	defer cancel()
+	st, err := n.statusOf(ctx, s)
+	return err == nil && st.LastIndex == 0
+}
+
+// changed waits for a configuration change.
+func (n *Node) changed(f raft.IndexFuture) error {
+	err := f.Error()
+	if err != nil {
+		return proposeError(err)
+	}
+	return nil
+}
+
+// promote runs while this peer leads: it gives the vote to non-voters that have caught up.
+func (n *Node) promote(ctx context.Context, _ uint64) {
+	tick := time.NewTicker(2 * pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, s := range n.servers() {
+			if s.Suffrage != raft.Nonvoter || !n.caughtUp(ctx, s) {
+				continue
+			}
+			if err := n.changed(n.raft.AddVoter(s.ID, s.Address, 0, 0)); err != nil {
+				n.config.Log.Warn("cannot promote a master", "id", s.ID, "error", err)
+				continue
+			}
+			n.config.Log.Info("master is a voter now", "id", s.ID)
+		}
+	}
+}
+
+// lag is how many entries a peer may miss and still count as caught up.
+const lag = 64
+
+func (n *Node) caughtUp(ctx context.Context, s raft.Server) bool {
+	ctx, cancel := context.WithTimeout(ctx, n.config.Timing.RPC)
+	defer cancel()
+	st, err := n.statusOf(ctx, s)
+	return err == nil && st.AppliedIndex > 0 && st.AppliedIndex+lag >= n.raft.CommitIndex()
+}
+
+// Remove takes a peer out of the cluster. It is called on the leader; a leader that is to remove itself hands over
+// leadership first and answers fsm.ErrNotLeader, so that the caller asks the new one.
+func (n *Node) Remove(ctx context.Context, id string) error {
+	s, ok := n.server(id)
+	voters, _ := n.voters()
+	switch {
+	case n.Term() == 0:
+		return fmt.Errorf("remove master %s: %w", id, fsm.ErrNotLeader)
+	case !ok:
+		return fmt.Errorf("remove master %s: there is no master with this id", id)
+	case s.Suffrage == raft.Voter && len(voters) == 1:
+		return fmt.Errorf("remove master %s: it is the only voter", id)
+	case id == n.config.ID:
+		if err := n.TransferLeadership(ctx); err != nil {
+			return fmt.Errorf("remove master %s: %w", id, err)
+		}
+		return fmt.Errorf("remove master %s: it has handed over leadership: %w", id, fsm.ErrNotLeader)
+	}
+	if err := n.changed(n.raft.RemoveServer(s.ID, 0, 0)); err != nil {
+		return fmt.Errorf("remove master %s: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"mgr/fsm"
+)
+
+// Config of a peer.
+type Config struct {
+	ID   string // unique and for ever; the name in the peer's certificate
+	Addr string // host:port at which the other peers reach this one
+	Dir  string // data directory; made if missing
+	FSM  *fsm.FSM
+	// Dial opens an authenticated connection to the peer with this address and id, to be served there by HandleConn.
+	Dial    func(ctx context.Context, addr, id string) (net.Conn, error)
+	Log     *slog.Logger
+	Version string // of the program, shown by Members
+
+	Timing   Timing
+	InFlight int      // log entries that may be on their way at once; default 4
+	Storage  *Storage // in place of Dir, for tests
+}
+
+// Timing of a peer; zero values take the defaults. All peers should have the same.
+type Timing struct {
+	Heartbeat time.Duration // silence after which a follower stands for election, up to twice as long; default 400 ms
+	Election  time.Duration // after which an election is held anew; default Heartbeat
+	Lease     time.Duration // after which a leader that reaches no majority steps down; default Heartbeat
+	RPC       time.Duration // for one answer of a peer; default 4 × Heartbeat
+	Write     time.Duration // after which a write of the log counts as hung and the leader steps down; default 8 × Heartbeat
+}
+
+func (t *Timing) complete() {
+	set := func(d *time.Duration, to time.Duration) {
+		if *d <= 0 {
+			*d = to
+		}
+	}
+	set(&t.Heartbeat, 400*time.Millisecond)
+	set(&t.Election, t.Heartbeat)
+	set(&t.Lease, t.Heartbeat)
+	set(&t.RPC, 4*t.Heartbeat)
+	set(&t.Write, 8*t.Heartbeat)
+}
+
+// Node is one peer.
+type Node struct {
+	config    Config
+	fsm       *fsm.FSM
+	raft      *raft.Raft
+	storage   *Storage
+	guard     *guard
+	space     *reserve // nil in memory
+	streams   *streams
+	transport *raft.NetworkTransport
+	rpc       *rpcClient
+	notify    chan bool
+	commits   commits
+	proposals proposals
+
+	anyReads    *rounds // ReadIndex of this peer
+	leaderReads *rounds // of all peers, while this one leads
+	scope       atomic.Pointer[scope]
+	scopeMu     sync.Mutex // held by whoever begins a scope
+
+	peersMu  sync.Mutex
+	peers    map[raft.Server]*peer
+	contacts contacts
+
+	full          atomic.Bool  // the disk is almost full
+	transferStuck atomic.Int64 // time of the first unexpected "transfer in progress", 0 = none
+	failure       atomic.Pointer[error]
+	failed        chan struct{}
+
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	once sync.Once
+}
+
+// Open starts the peer with what its data directory has. A new peer waits there to be joined to a cluster, or for
+// Bootstrap.
+func Open(c Config) (*Node, error) {
+	if c.ID == "" || c.Addr == "" || c.FSM == nil || c.Dial == nil {
+		return nil, errors.New("open master: ID, Addr, FSM and Dial are needed")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.InFlight <= 0 {
+		c.InFlight = 4
+	}
+	c.Timing.complete()
+	n := &Node{
+		config: c, fsm: c.FSM, notify: make(chan bool, 16), failed: make(chan struct{}),
+		peers:   map[raft.Server]*peer{},
+		commits: commits{signal: make(chan struct{}, 1)}, proposals: proposals{wake: make(chan struct{}, 1)},
+		contacts: contacts{at: map[string]time.Time{}},
+	}
+	n.ctx, n.stop = context.WithCancel(context.Background())
+	n.beginScope(0)
+	n.anyReads, n.leaderReads = n.rounds(n.askReadIndex), n.rounds(n.confirmReadIndex)
+	if err := n.start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open master %s: %w", c.ID, err), n.Close())
+	}
+	return n, nil
+}
+
+func (n *Node) start() error {
+	c, log := &n.config, &hclogger{log: n.config.Log}
+	n.storage = c.Storage
+	if n.storage == nil {
+		var err error
+		if n.storage, err = openStorage(c.Dir, log); err != nil {
+			return err
+		}
+	}
+	n.space = n.storage.space
+	n.guard = newGuard(n.storage.log, c.Timing.Write)
+	n.wg.Go(n.guard.work)
+	n.streams = newStreams(c)
+	n.streams.idOf, n.streams.serve = n.idOf, n.serveRPC
+	n.rpc = &rpcClient{streams: n.streams, idle: map[string][]net.Conn{}, contacts: &n.contacts}
+	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Logger: log, Stream: n.streams, MaxPool: 3, Timeout: 4 * c.Timing.RPC,
+	})
+	r, err := raft.NewRaft(n.raftConfig(log), adapter{n}, n.guard, n.storage.stable, n.storage.snapshots, n.transport)
+	if err != nil {
+		return err
+	}
+	n.raft = r
+	n.wg.Go(n.followLeadership)
+	for range c.InFlight {
+		n.wg.Go(n.proposeLoop)
+	}
+	n.wg.Go(n.pushCommits)
+	n.wg.Go(n.housekeep)
+	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.promote) })
+	n.wg.Go(n.shutDownFailed)
+	return nil
+}
+
+// never is longer than anything, for the timers of raft that are replaced by our own.
+const never = 365 * 24 * time.Hour
+
+func (n *Node) raftConfig(log *hclogger) *raft.Config {
+	c, t := raft.DefaultConfig(), &n.config.Timing
+	c.LocalID = raft.ServerID(n.config.ID)
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
+	c.MaxAppendEntries = 64
+	c.BatchApplyCh = true
+	c.ShutdownOnRemove = false // the peer goes on to serve and can be joined again
+	c.SnapshotInterval = never // see housekeep
+	c.TrailingLogs = mostTrailing
+	c.NotifyCh = n.notify
+	c.NoLegacyTelemetry = true
+	c.Logger = log
+	return c
+}
+
+// Bootstrap makes this peer the first voter of a new cluster. It is an error if it has state already.
+func (n *Node) Bootstrap() error {
+	err := n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: raft.ServerID(n.config.ID), Address: raft.ServerAddress(n.config.Addr),
+	}}}).Error()
+	if errors.Is(err, raft.ErrCantBootstrap) {
+		return fmt.Errorf("bootstrap: the data directory %s has a cluster already", n.config.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
+	return nil
+}
+
+// HandleConn serves a connection accepted from another peer and returns when it is closed.
+func (n *Node) HandleConn(conn net.Conn) { n.streams.handle(conn, n.config.Timing.RPC) }
+
+// FSM is the replicated state.
+func (n *Node) FSM() *fsm.FSM { return n.fsm }
+
+// Failed is closed when this peer can no longer follow its log and must be started anew; Err says why.
+func (n *Node) Failed() <-chan struct{} { return n.failed }
+
+// Err is nil until Failed is closed.
+func (n *Node) Err() error {
+	if p := n.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (n *Node) fail(err error) {
+	err = fmt.Errorf("master %s has stopped: %w", n.config.ID, err)
+	if n.failure.CompareAndSwap(nil, &err) {
+		n.config.Log.Error("this master stops", "error", err)
+		close(n.failed)
+	}
+}
+
+// shutDownFailed takes a failed peer out of the quorum.
+func (n *Node) shutDownFailed() {
+	select {
+	case <-n.failed:
+		n.raft.Shutdown()
+	case <-n.ctx.Done():
+	}
+}
+
+// apply gives committed entries to the state machine; after a failure nothing is applied any more.
+func (n *Node) apply(entries []fsm.Entry) ([][]fsm.Result, error) {
+	if err := n.Err(); err != nil {
+		return nil, err
+	}
+	results, err := n.fsm.ApplyBatch(entries)
+	if err != nil {
+		n.fail(err)
+		return results, n.Err()
+	}
+	return results, nil
+}
+
+// Close stops the peer and waits for everything it started.
+func (n *Node) Close() error {
+	var err error
+	n.once.Do(func() {
+		n.stop()
+		n.proposals.abandon()
+		if n.streams != nil {
+			_ = n.streams.Close() // first, so that nothing below waits for a peer
+		}
+		if n.raft != nil {
+			err = n.raft.Shutdown().Error()
+		}
+		if n.transport != nil {
+			err = errors.Join(err, n.transport.Close())
+		}
+		if n.guard != nil {
+			n.guard.close()
+		}
+		n.anyReads.seal()
+		n.leaderReads.seal()
+		n.sealPeers()
+		n.wg.Wait()
+		if n.storage != nil {
+			err = errors.Join(err, n.storage.close())
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("close master %s: %w", n.config.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package raftnode
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// peer is what this node asks and tells another one again and again, one call of each sort at a time however many want it
+// and however long the peer takes.
+type peer struct {
+	term *rounds // its current term
+	push *rounds // tells it how far the log is committed
+}
+
+func (n *Node) peer(s raft.Server) *peer {
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
+	p := n.peers[s]
+	if p == nil {
+		p = &peer{
+			term: n.rounds(func(ctx context.Context) (uint64, error) {
+				ctx, cancel := context.WithTimeout(ctx, n.config.Timing.RPC)
+				defer cancel()
+				return n.rpc.number(ctx, string(s.ID), string(s.Address), []byte{methodTerm})
+			}),
+			push: n.rounds(func(context.Context) (uint64, error) { return 0, n.pushCommit(s) }),
+		}
+		n.peers[s] = p
+	}
+	return p
+}
+
+// sealPeers is rounds.seal for all peers.
+func (n *Node) sealPeers() {
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
+	for _, p := range n.peers {
+		p.term.seal()
+		p.push.seal()
+	}
+}
+
+// commits tells followers without delay that the last entry is committed. hashicorp/raft tells them with the next entry, or
+// after CommitTimeout when there is none; a read or watch on a follower would lag by as much, and a shorter
+// CommitTimeout would cost an idle cluster a message each time. What is sent is the empty AppendEntries that raft itself would
+// send later: the entry it names is committed and of the leader's own term, so a follower that has it may commit up to it.
+type commits struct {
+	index, term atomic.Uint64 // the last entry applied here
+	signal      chan struct{}
+}
+
+// commitPause is how long the leader waits for another entry to carry the news.
+const commitPause = 300 * time.Microsecond
+
+func (c *commits) moved(index, term uint64) {
+	c.term.Store(term)
+	c.index.Store(index)
+	select {
+	case c.signal <- struct{}{}:
+	default:
+	}
+}
+
+func (n *Node) pushCommits() {
+	for {
+		select {
+		case <-n.commits.signal:
+		case <-n.ctx.Done():
+			return
+		}
+		if n.scope.Load().term == 0 {
+			continue
+		}
+		n.pause(n.ctx, commitPause)
+		if n.raft.LastIndex() > n.commits.index.Load() {
+			continue // raft is about to send, or has sent, a later entry: its commit comes here again
+		}
+		for _, s := range n.servers() {
+			if string(s.ID) != n.config.ID {
+				_, _ = n.peer(s).push.join()
+			}
+		}
+	}
+}
+
+func (n *Node) pushCommit(s raft.Server) error {
+	term, index := n.commits.term.Load(), n.commits.index.Load()
+	if term == 0 || n.scope.Load().term != term {
+		return nil
+	}
+	me := n.transport.EncodePeer(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr))
+	request := raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.config.ID), Addr: me},
+		Term:      term, Leader: me, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
+	}
+	var response raft.AppendEntriesResponse
+	return n.transport.AppendEntries(s.ID, s.Address, &request, &response)
+}

@@ -1,0 +1,249 @@
+// Package raftnodetest runs quorums of raftnode peers in one process, in memory: the network is pipes, the disks are maps.
+// Everything waits by channels and timers only, so a cluster can live in a testing/synctest bubble.
+package raftnodetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"mgr/fsm"
+	"mgr/raftnode"
+)
+
+// Peer is one master of a Cluster. Node and FSM are those of its present life; Stop and Start replace them.
+type Peer struct {
+	ID, Addr string
+	Node     *raftnode.Node
+	FSM      *fsm.FSM
+
+	storage *raftnode.Storage
+}
+
+// Cluster is a quorum in memory.
+type Cluster struct {
+	Peers []*Peer
+
+	t       testing.TB
+	options Options
+	network *network
+}
+
+// Options of a cluster; the zero value is fine.
+type Options struct {
+	Timing  raftnode.Timing // default: a heartbeat of 150 ms
+	History fsm.Options
+	Log     *slog.Logger
+}
+
+// NewCluster starts n peers, joins them and waits until all vote. The test closes them at its end.
+func NewCluster(t testing.TB, n int) *Cluster { return NewClusterWith(t, n, Options{}) }
+
+// NewClusterWith is NewCluster with options.
+func NewClusterWith(t testing.TB, n int, o Options) *Cluster {
+	t.Helper()
+	if o.Timing.Heartbeat == 0 {
+		o.Timing.Heartbeat = 150 * time.Millisecond
+	}
+	c := &Cluster{t: t, options: o, network: &network{peers: map[string]*raftnode.Node{}, cut: map[string]bool{}}}
+	t.Cleanup(c.close)
+	for range n {
+		c.Add()
+	}
+	if err := c.Peers[0].Node.Bootstrap(); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range c.Peers[1:] {
+		c.Join(p)
+	}
+	c.Leader()
+	return c
+}
+
+// Add starts one more peer, which is not joined yet.
+func (c *Cluster) Add() *Peer {
+	c.t.Helper()
+	id := fmt.Sprintf("m%d", len(c.Peers)+1)
+	p := &Peer{ID: id, Addr: id + ":6443", storage: raftnode.MemoryStorage()}
+	c.Peers = append(c.Peers, p)
+	c.Start(p)
+	return p
+}
+
+// Start opens a peer that was stopped, with the log that it had.
+func (c *Cluster) Start(p *Peer) {
+	c.t.Helper()
+	p.FSM = fsm.New(c.options.History)
+	node, err := raftnode.Open(raftnode.Config{
+		ID: p.ID, Addr: p.Addr, FSM: p.FSM, Storage: p.storage, Timing: c.options.Timing, Log: c.options.Log,
+		Version: "test",
+		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
+			return c.network.dial(ctx, p.Addr, addr)
+		},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	p.Node = node
+	c.network.add(p.Addr, node)
+}
+
+// Stop closes a peer; what it had on its disk stays.
+func (c *Cluster) Stop(p *Peer) {
+	c.t.Helper()
+	c.network.remove(p.Addr)
+	if err := p.Node.Close(); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// Join makes a peer a voter.
+func (c *Cluster) Join(p *Peer) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		err := c.Leader().Node.Join(ctx, p.ID, p.Addr)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, fsm.ErrNotLeader) || ctx.Err() != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// patience is how long the helpers wait before they fail the test.
+const patience = 30 * time.Second
+
+// Until polls a condition and fails the test when it does not come true.
+func (c *Cluster) Until(what string, condition func() bool) {
+	c.t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !condition(); <-tick.C {
+		if time.Now().After(end) {
+			c.t.Fatalf("waited too long until %s", what)
+		}
+	}
+}
+
+// Leader waits for a peer that leads and is connected, and returns it.
+func (c *Cluster) Leader() *Peer {
+	c.t.Helper()
+	var leader *Peer
+	c.Until("there is a leader", func() bool {
+		for _, p := range c.Peers {
+			if c.network.connected(p.Addr) && p.Node.Term() != 0 {
+				leader = p
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+// Follower returns a connected peer that does not lead.
+func (c *Cluster) Follower() *Peer {
+	c.t.Helper()
+	leader := c.Leader()
+	for _, p := range c.Peers {
+		if p != leader && c.network.connected(p.Addr) {
+			return p
+		}
+	}
+	c.t.Fatal("there is no follower")
+	return nil
+}
+
+// Cut separates a peer from all others; Heal connects it again.
+func (c *Cluster) Cut(p *Peer)  { c.network.setCut(p.Addr, true) }
+func (c *Cluster) Heal(p *Peer) { c.network.setCut(p.Addr, false) }
+
+func (c *Cluster) close() {
+	for _, p := range c.Peers {
+		c.network.remove(p.Addr)
+	}
+	for _, p := range c.Peers {
+		if err := p.Node.Close(); err != nil {
+			c.t.Error(err)
+		}
+	}
+	c.network.serving.Wait()
+}
+
+// network connects peers by pipes.
+type network struct {
+	serving sync.WaitGroup
+
+	mu    sync.Mutex
+	peers map[string]*raftnode.Node // by address; those that run
+	cut   map[string]bool           // by address
+	pipes []pipe
+}
+
+type pipe struct {
+	from, to string
+	ends     [2]net.Conn
+}
+
+func (w *network) add(addr string, n *raftnode.Node) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.peers[addr] = n
+}
+
+func (w *network) remove(addr string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.peers, addr)
+	w.sever(addr)
+}
+
+func (w *network) connected(addr string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.peers[addr] != nil && !w.cut[addr]
+}
+
+func (w *network) setCut(addr string, cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut[addr] = cut
+	if cut {
+		w.sever(addr)
+	}
+}
+
+// sever closes the pipes of addr.
+func (w *network) sever(addr string) {
+	kept := w.pipes[:0]
+	for _, p := range w.pipes {
+		if p.from == addr || p.to == addr {
+			p.ends[0].Close()
+			p.ends[1].Close()
+		} else {
+			kept = append(kept, p)
+		}
+	}
+	w.pipes = kept
+}
+
+func (w *network) dial(ctx context.Context, from, to string) (net.Conn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := w.peers[to]
+	if n == nil || w.cut[from] || w.cut[to] {
+		return nil, fmt.Errorf("%s: connection refused", to)
+	}
+	near, far := net.Pipe()
+	w.pipes = append(w.pipes, pipe{from: from, to: to, ends: [2]net.Conn{near, far}})
+	w.serving.Go(func() { n.HandleConn(far) })
+	return near, nil
+}
