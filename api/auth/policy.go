@@ -58,8 +58,10 @@ func builtinRoles() []role {
 			rules: []rbacv1.PolicyRule{paths(DiscoveryPath, JWKSPath)}},
 		{name: "system:monitoring", groups: []string{user.MonitoringGroup, pki.OrgMasters},
 			rules: []rbacv1.PolicyRule{paths("/metrics", "/metrics/*", "/livez/*", "/readyz/*", "/healthz/*")}},
-		{name: "mgr:certificate-renewal", groups: []string{pki.OrgNodes, pki.OrgMasters},
+		{name: "mgr:certificate-renewal", groups: []string{pki.OrgNodes},
 			rules: []rbacv1.PolicyRule{{Verbs: []string{"post"}, NonResourceURLs: []string{"/mgr/v1/renew"}}}},
+		{name: "mgr:members", groups: []string{pki.OrgMasters},
+			rules: []rbacv1.PolicyRule{{Verbs: []string{"post"}, NonResourceURLs: []string{"/mgr/v1/members"}}}},
 		{name: UserScheduler, users: []string{UserScheduler}, rules: schedulerRules()},
 		{name: UserControllers, users: []string{UserControllers}, rules: controllerRules()},
 	}

@@ -1,0 +1,156 @@
+package enroll
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"mgr/pki"
+)
+
+// Files of an agent below its pki directory.
+const (
+	caFile   = "ca.crt"
+	keyFile  = "agent.key"
+	certFile = "agent.crt"
+)
+
+// Machine is a node's place in a cluster, kept in a directory. Its key is made once and outlives certificates: the
+// cluster binds the node's name to it.
+type Machine struct {
+	Trust pki.Trust
+	Cert  *tls.Certificate
+
+	dir string
+	key *ecdsa.PrivateKey
+}
+
+// Load reads what an earlier Join kept in dir; the error wraps fs.ErrNotExist when there is nothing.
+func Load(dir string) (*Machine, error) {
+	ca, err := os.ReadFile(filepath.Join(dir, caFile))
+	if err != nil {
+		return nil, fmt.Errorf("loading the node's certificate: %w", err)
+	}
+	certPEM, err := os.ReadFile(filepath.Join(dir, certFile))
+	if err != nil {
+		return nil, fmt.Errorf("loading the node's certificate: %w", err)
+	}
+	key, err := loadKey(dir)
+	if err != nil {
+		return nil, err
+	}
+	m := &Machine{dir: dir, key: key}
+	if m.Trust, err = pki.ParseTrust(ca); err != nil {
+		return nil, err
+	}
+	return m, m.use(certPEM)
+}
+
+func (m *Machine) use(certPEM []byte) error {
+	keyPEM, err := pki.MarshalKey(m.key)
+	if err != nil {
+		return err
+	}
+	m.Cert, err = pki.PairTLS(certPEM, keyPEM)
+	return err
+}
+
+func loadKey(dir string) (*ecdsa.PrivateKey, error) {
+	keyPEM, err := os.ReadFile(filepath.Join(dir, keyFile))
+	if err != nil {
+		return nil, fmt.Errorf("loading the node's key: %w", err)
+	}
+	key, err := pki.ParseKey(keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("loading the node's key from %s: %w", dir, err)
+	}
+	return key, nil
+}
+
+// Join makes this machine the node of that name and keeps its certificate in dir; a key that is there already is kept, so
+// a machine may join again.
+func Join(ctx context.Context, dir string, servers []string, tokenText, node string) (*Machine, *AgentReply, error) {
+	token, err := pki.ParseToken(tokenText)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := Discover(ctx, servers, token)
+	if err != nil {
+		return nil, nil, fmt.Errorf("joining as node %q: %w", node, err)
+	}
+	m := &Machine{Trust: client.trust, dir: dir}
+	if m.key, err = keepKey(dir); err != nil {
+		return nil, nil, err
+	}
+	csr, err := pki.NewRequest(m.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	var reply AgentReply
+	err = client.Call(ctx, http.MethodPost, PathJoinAgent, AgentRequest{Token: token.Text(), Node: node, CSR: string(csr)}, &reply)
+	if err != nil {
+		return nil, nil, fmt.Errorf("joining as node %q: %w", node, err)
+	}
+	if err := m.use([]byte(reply.Certificate)); err != nil {
+		return nil, nil, fmt.Errorf("joining as node %q: %w", node, err)
+	}
+	if err := pki.WriteFile(filepath.Join(dir, caFile), m.Trust.PEM()); err != nil {
+		return nil, nil, err
+	}
+	if err := pki.WriteFile(filepath.Join(dir, certFile), []byte(reply.Certificate)); err != nil {
+		return nil, nil, err
+	}
+	return m, &reply, nil
+}
+
+// keepKey returns the machine's key, made at the first call.
+func keepKey(dir string) (*ecdsa.PrivateKey, error) {
+	key, err := loadKey(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if key, err = pki.NewKey(); err != nil {
+		return nil, err
+	}
+	keyPEM, err := pki.MarshalKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, pki.WriteFile(filepath.Join(dir, keyFile), keyPEM)
+}
+
+// Renewing is the machine's certificate, renewed by asking any of servers() and kept on disk. The caller runs it.
+func (m *Machine) Renewing(servers func() []string, log *slog.Logger) *pki.Renewing {
+	var r *pki.Renewing
+	r = pki.NewRenewing(m.Cert, log, func(ctx context.Context, _ *tls.Certificate) (*tls.Certificate, error) {
+		return m.renew(ctx, r, servers())
+	})
+	return r
+}
+
+func (m *Machine) renew(ctx context.Context, current *pki.Renewing, servers []string) (*tls.Certificate, error) {
+	client, err := NewClient(m.Trust, current, servers)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := pki.NewRequest(m.key)
+	if err != nil {
+		return nil, err
+	}
+	var reply RenewReply
+	if err := client.Call(ctx, http.MethodPost, PathRenew, RenewRequest{CSR: string(csr)}, &reply); err != nil {
+		return nil, fmt.Errorf("renewing the node's certificate: %w", err)
+	}
+	next := &Machine{key: m.key}
+	if err := next.use([]byte(reply.Certificate)); err != nil {
+		return nil, fmt.Errorf("renewing the node's certificate: %w", err)
+	}
+	return next.Cert, pki.WriteFile(filepath.Join(m.dir, certFile), []byte(reply.Certificate))
+}
