@@ -25,12 +25,14 @@ func deployment() *Kind {
 				d.Generation = old.Generation + 1
 			}
 		}),
+		Validate: validating(checked(validateDeployment)),
 	}
 	k.Subresources = []Subresource{scale(), statusRules(Rules{
 		Prepare: preparing(func(d, old *appsv1.Deployment) {
 			keepSpec(spec)(d, old)
 			d.Labels = old.Labels
 		}),
+		Validate: validating(checked(validateDeploymentStatus)),
 	})}
 	statusDoc := appsv1.DeploymentStatus{}.SwaggerDoc()
 	k.Columns = append([]metav1.TableColumnDefinition{

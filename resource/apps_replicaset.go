@@ -20,10 +20,12 @@ func replicaSet() *Kind {
 		defaultPodSpec(&rs.Spec.Template.Spec)
 	})
 	k.Rules = Rules{
-		Prepare: preparing(keepStatus(spec, status)),
+		Prepare:  preparing(keepStatus(spec, status)),
+		Validate: validating(checked(validateReplicaSet)),
 	}
 	k.Subresources = []Subresource{scale(), statusRules(Rules{
-		Prepare: preparing(keepSpec(spec)),
+		Prepare:  preparing(keepSpec(spec)),
+		Validate: validating(checked(validateReplicaSetStatus)),
 	})}
 	k.Fields = reading(func(rs *appsv1.ReplicaSet) fields.Set {
 		return fields.Set{"status.replicas": strconv.Itoa(int(rs.Status.Replicas))}

@@ -17,6 +17,7 @@ func coreEvent() *Kind {
 	k.CreateOnUpdate = true
 	k.TTL = eventTTL
 	k.Fields = reading(func(e *corev1.Event) fields.Set { return eventFields(e, "involvedObject", "reportingComponent") })
+	k.Rules = Rules{Validate: validating(checked(validateCoreEvent))}
 	k.Columns = eventColumns()
 	k.Cells = printing(eventCells)
 	return k

@@ -14,13 +14,15 @@ func namespace() *Kind {
 	k.Namespaced = false
 	k.Verbs = []string{"create", "delete", "get", "list", "patch", "update", "watch"}
 	k.Default = defaulting(labelNamespace)
-	k.Rules = Rules{Prepare: preparing(prepareNamespace)}
+	k.Rules = Rules{Prepare: preparing(prepareNamespace), Validate: validating(checked(validateNamespace))}
 	k.Subresources = []Subresource{
 		statusRules(Rules{
-			Prepare: preparing(func(obj, old *corev1.Namespace) { obj.Spec = old.Spec; labelNamespace(obj) }),
+			Prepare:  preparing(func(obj, old *corev1.Namespace) { obj.Spec = old.Spec; labelNamespace(obj) }),
+			Validate: validating(checked(validateNamespaceStatus)),
 		}),
 		{Name: "finalize", Verbs: []string{"update"}, Rules: &Rules{
-			Prepare: preparing(func(obj, old *corev1.Namespace) { obj.Status = old.Status; labelNamespace(obj) }),
+			Prepare:  preparing(func(obj, old *corev1.Namespace) { obj.Status = old.Status; labelNamespace(obj) }),
+			Validate: validating(checked(validateNamespace)),
 		}},
 	}
 	k.Fields = reading(func(ns *corev1.Namespace) fields.Set {

@@ -23,9 +23,11 @@ func node() *Kind {
 				obj.Status = old.Status
 			}
 		}),
+		Validate: validating(checked(validateNode)),
 	}
 	k.Subresources = []Subresource{statusRules(Rules{
-		Prepare: preparing(keepSpec(func(n *corev1.Node) *corev1.NodeSpec { return &n.Spec })),
+		Prepare:  preparing(keepSpec(func(n *corev1.Node) *corev1.NodeSpec { return &n.Spec })),
+		Validate: validating(checked(validateNode)),
 	})}
 	k.Allocate = allocateNode
 	k.Claims = reading(func(n *corev1.Node) []string {

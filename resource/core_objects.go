@@ -10,6 +10,7 @@ import (
 
 func configMap() *Kind {
 	k := row[corev1.ConfigMap, corev1.ConfigMapList](corev1.SchemeGroupVersion, "ConfigMap", "configmaps", "cm")
+	k.Rules = Rules{Validate: validating(checked(validateConfigMap))}
 	k.Columns = []metav1.TableColumnDefinition{nameColumn(), text("Data", corev1.ConfigMap{}.SwaggerDoc()["data"]), ageColumn()}
 	k.Cells = printing(func(c *corev1.ConfigMap, now time.Time) []any {
 		return []any{c.Name, int64(len(c.Data) + len(c.BinaryData)), age(c.CreationTimestamp, now)}
@@ -21,7 +22,8 @@ func secret() *Kind {
 	k := row[corev1.Secret, corev1.SecretList](corev1.SchemeGroupVersion, "Secret", "secrets")
 	k.Default = defaulting(func(s *corev1.Secret) { setDefault(&s.Type, corev1.SecretTypeOpaque) })
 	k.Rules = Rules{
-		Prepare: preparing(mergeStringData),
+		Prepare:  preparing(mergeStringData),
+		Validate: validating(checked(validateSecret)),
 	}
 	k.Fields = reading(func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} })
 	doc := corev1.Secret{}.SwaggerDoc()
@@ -52,6 +54,7 @@ func serviceAccount() *Kind {
 				sa.Secrets[i] = corev1.ObjectReference{Name: sa.Secrets[i].Name}
 			}
 		}),
+		Validate: validating(checked(validateServiceAccount)),
 	}
 	k.Subresources = []Subresource{{Name: "token", Kind: tokenRequestKind, Verbs: []string{"create"}}}
 	k.Columns = []metav1.TableColumnDefinition{nameColumn(), ageColumn()}

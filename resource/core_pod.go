@@ -16,14 +16,16 @@ func pod() *Kind {
 	k.Categories = []string{"all"}
 	k.Default = defaulting(defaultPod)
 	k.Rules = Rules{
-		Prepare: preparing(preparePod),
+		Prepare:  preparing(preparePod),
+		Validate: validating(checked(validatePod)),
 	}
 	stream := []string{"create", "get"}
 	k.Subresources = []Subresource{
 		{Name: "attach", Kind: corev1.SchemeGroupVersion.WithKind("PodAttachOptions"), Verbs: stream},
 		{Name: "binding", Kind: corev1.SchemeGroupVersion.WithKind("Binding"), Verbs: []string{"create"}},
 		{Name: "ephemeralcontainers", Verbs: []string{"get", "patch", "update"}, Rules: &Rules{
-			Prepare: preparing(prepareEphemeralContainers),
+			Prepare:  preparing(prepareEphemeralContainers),
+			Validate: validating(checked(validateEphemeralContainers)),
 		}},
 		{Name: "exec", Kind: corev1.SchemeGroupVersion.WithKind("PodExecOptions"), Verbs: stream},
 		{Name: "log", Verbs: []string{"get"}},
@@ -31,7 +33,8 @@ func pod() *Kind {
 		{Name: "proxy", Kind: corev1.SchemeGroupVersion.WithKind("PodProxyOptions"),
 			Verbs: []string{"create", "delete", "get", "patch", "update"}},
 		statusRules(Rules{
-			Prepare: preparing(preparePodStatus),
+			Prepare:  preparing(preparePodStatus),
+			Validate: validating(checked(validatePodStatus)),
 		}),
 	}
 	k.Graceful = gracefulPod

@@ -21,10 +21,12 @@ func replicationController() *Kind {
 	k.Propagation = metav1.DeletePropagationOrphan // as since v1.0; kubectl asks for background by itself
 	k.Default = defaulting(defaultReplicationController)
 	k.Rules = Rules{
-		Prepare: preparing(keepStatus(spec, status)),
+		Prepare:  preparing(keepStatus(spec, status)),
+		Validate: validating(checked(validateReplicationController)),
 	}
 	k.Subresources = []Subresource{scale(), statusRules(Rules{
-		Prepare: preparing(keepSpec(spec)),
+		Prepare:  preparing(keepSpec(spec)),
+		Validate: validating(checked(validateReplicationControllerStatus)),
 	})}
 	k.Fields = reading(func(rc *corev1.ReplicationController) fields.Set {
 		return fields.Set{"status.replicas": strconv.Itoa(int(rc.Status.Replicas))}

@@ -26,12 +26,14 @@ func service() *Kind {
 			s.Status = old.Status
 			dropServiceLeftovers(s, old)
 		}),
+		Validate: validating(checked(validateService)),
 	}
 	k.Subresources = []Subresource{
 		{Name: "proxy", Kind: corev1.SchemeGroupVersion.WithKind("ServiceProxyOptions"),
 			Verbs: []string{"create", "delete", "get", "patch", "update"}},
 		statusRules(Rules{
-			Prepare: preparing(keepSpec(func(s *corev1.Service) *corev1.ServiceSpec { return &s.Spec })),
+			Prepare:  preparing(keepSpec(func(s *corev1.Service) *corev1.ServiceSpec { return &s.Spec })),
+			Validate: validating(checked(validateServiceStatus)),
 		}),
 	}
 	k.Default = defaulting(defaultService)

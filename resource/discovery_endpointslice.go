@@ -19,7 +19,8 @@ func endpointSlice() *Kind {
 		}
 	})
 	k.Rules = Rules{
-		Prepare: preparing(prepareEndpointSlice),
+		Prepare:  preparing(prepareEndpointSlice),
+		Validate: validating(checked(validateEndpointSlice)),
 	}
 	doc := discoveryv1.EndpointSlice{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{

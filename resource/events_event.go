@@ -32,6 +32,7 @@ func eventsEvent(core *Kind) *Kind {
 	k.Fields = reading(func(e *eventsv1.Event) fields.Set {
 		return eventFields(toCoreEvent(e), "regarding", "reportingController")
 	})
+	k.Rules = Rules{Validate: validating(checked(validateEventsEvent))}
 	k.Columns = core.Columns
 	k.Cells = printing(func(e *eventsv1.Event, now time.Time) []any { return eventCells(toCoreEvent(e), now) })
 	return k

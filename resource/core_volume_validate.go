@@ -1,0 +1,262 @@
+package resource
+
+import (
+	"fmt"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// checkVolumes fills v.volumes with the valid volumes by name: mounts refer to those.
+func (v *podSpecValidator) checkVolumes(path *field.Path) {
+	claims := map[string]bool{} // that the ephemeral volumes of this pod create
+	for _, volume := range v.spec.Volumes {
+		if volume.Ephemeral != nil && v.podName != "" {
+			claims[v.podName+"-"+volume.Name] = true
+		}
+	}
+	v.volumes = make(map[string]*corev1.VolumeSource, len(v.spec.Volumes))
+	for i := range v.spec.Volumes {
+		volume, at := &v.spec.Volumes[i], path.Index(i)
+		before := len(v.list)
+		v.volumeSource(volume, at)
+		if v.given(at.Child("name"), volume.Name) {
+			v.dnsLabel(at.Child("name"), volume.Name)
+		}
+		if v.volumes[volume.Name] != nil {
+			v.add(field.Duplicate(at.Child("name"), volume.Name))
+		}
+		if len(v.list) == before {
+			v.volumes[volume.Name] = &volume.VolumeSource
+		}
+		if c := volume.PersistentVolumeClaim; c != nil && claims[c.ClaimName] {
+			v.invalid(at.Child("persistentVolumeClaim", "claimName"), c.ClaimName, "must not reference a PVC that gets created for an ephemeral volume")
+		}
+	}
+}
+
+// volumeSource: exactly one source, and that one valid.
+func (v *podSpecValidator) volumeSource(volume *corev1.Volume, at *field.Path) {
+	sources := sourceNames(&volume.VolumeSource)
+	if len(sources) == 0 {
+		v.required(at, "must specify a volume type")
+		return
+	}
+	for _, name := range sources[1:] {
+		v.forbidden(at.Child(name), "may not specify more than 1 volume type")
+	}
+	s, at := &volume.VolumeSource, at.Child(sources[0])
+	switch sources[0] {
+	case "emptyDir":
+		if l := s.EmptyDir.SizeLimit; l != nil && l.Cmp(resource.Quantity{}) < 0 {
+			v.forbidden(at.Child("sizeLimit"), "SizeLimit field must be a valid resource quantity")
+		}
+	case "hostPath":
+		v.hostPath(s.HostPath, at)
+	case "secret":
+		v.given(at.Child("secretName"), s.Secret.SecretName)
+		v.keys(s.Secret.Items, s.Secret.DefaultMode, at)
+	case "configMap":
+		v.given(at.Child("name"), s.ConfigMap.Name)
+		v.keys(s.ConfigMap.Items, s.ConfigMap.DefaultMode, at)
+	case "downwardAPI":
+		v.fileMode(at.Child("defaultMode"), s.DownwardAPI.DefaultMode)
+		for i := range s.DownwardAPI.Items {
+			v.downwardFile(&s.DownwardAPI.Items[i], at)
+		}
+	case "projected":
+		v.fileMode(at.Child("defaultMode"), s.Projected.DefaultMode)
+		v.projections(s.Projected.Sources, at)
+	case "persistentVolumeClaim":
+		v.given(at.Child("claimName"), s.PersistentVolumeClaim.ClaimName)
+	case "nfs":
+		v.given(at.Child("server"), s.NFS.Server)
+		v.given(at.Child("path"), s.NFS.Path)
+		if !path.IsAbs(s.NFS.Path) {
+			v.invalid(at.Child("path"), s.NFS.Path, "must be an absolute path")
+		}
+	case "csi":
+		v.csi(s.CSI, at)
+	case "ephemeral":
+		v.ephemeralVolume(volume, at)
+	case "image":
+		v.given(at.Child("reference"), s.Image.Reference)
+		oneOf(&v.findings, at.Child("pullPolicy"), s.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+	}
+}
+
+// sourceNames are the JSON names of the sources that are set, emptyDir first.
+func sourceNames(s *corev1.VolumeSource) []string {
+	var names []string
+	if s.EmptyDir != nil {
+		names = append(names, "emptyDir")
+	}
+	all := reflect.ValueOf(s).Elem()
+	for i := range all.NumField() {
+		name, _, _ := strings.Cut(all.Type().Field(i).Tag.Get("json"), ",")
+		if !all.Field(i).IsNil() && name != "emptyDir" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (v *podSpecValidator) hostPath(s *corev1.HostPathVolumeSource, at *field.Path) {
+	if !v.given(at.Child("path"), s.Path) {
+		return
+	}
+	v.noBacksteps(s.Path, at.Child("path"))
+	optionalOneOf(&v.findings, at.Child("type"), s.Type, corev1.HostPathUnset, corev1.HostPathBlockDev, corev1.HostPathCharDev,
+		corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate, corev1.HostPathFile, corev1.HostPathFileOrCreate, corev1.HostPathSocket)
+}
+
+// keys are the keys of a Secret or ConfigMap that become files.
+func (v *podSpecValidator) keys(items []corev1.KeyToPath, mode *int32, at *field.Path) {
+	v.fileMode(at.Child("defaultMode"), mode)
+	for i, item := range items {
+		p := at.Child("items").Index(i)
+		v.given(p.Child("key"), item.Key)
+		v.given(p.Child("path"), item.Path)
+		v.localPath(item.Path, p.Child("path"))
+		v.fileMode(p.Child("mode"), item.Mode)
+	}
+}
+
+// downwardFile: findings stand at the volume, not at the item, as in Kubernetes.
+func (v *podSpecValidator) downwardFile(f *corev1.DownwardAPIVolumeFile, at *field.Path) {
+	v.given(at.Child("path"), f.Path)
+	v.localPath(f.Path, at.Child("path"))
+	switch {
+	case f.FieldRef != nil:
+		v.fieldRef(f.FieldRef, fileFieldPaths, at.Child("fieldRef"))
+		if f.ResourceFieldRef != nil {
+			v.invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")
+		}
+	case f.ResourceFieldRef != nil:
+		v.resourceFieldRef(f.ResourceFieldRef, true, at.Child("resourceFieldRef"))
+	default:
+		v.required(at, "one of fieldRef and resourceFieldRef is required")
+	}
+	v.fileMode(at.Child("mode"), f.Mode)
+}
+
+// projections put several sources into one directory: no two may give the same file.
+func (v *podSpecValidator) projections(sources []corev1.VolumeProjection, at *field.Path) {
+	files := seen{}
+	unique := func(file, of string) {
+		if file != "" && files.again(file) {
+			v.invalid(at, of, "conflicting duplicate paths")
+		}
+	}
+	for i, s := range sources {
+		count, src := 0, at.Child("sources").Index(i)
+		if s.Secret != nil {
+			count++
+			v.given(src.Child("secret", "name"), s.Secret.Name)
+			v.keys(s.Secret.Items, nil, src.Child("secret"))
+			for _, item := range s.Secret.Items {
+				unique(item.Path, s.Secret.Name)
+			}
+		}
+		if s.ConfigMap != nil {
+			count++
+			v.given(src.Child("configMap", "name"), s.ConfigMap.Name)
+			v.keys(s.ConfigMap.Items, nil, src.Child("configMap"))
+			for _, item := range s.ConfigMap.Items {
+				unique(item.Path, s.ConfigMap.Name)
+			}
+		}
+		if s.DownwardAPI != nil {
+			count++
+			for j := range s.DownwardAPI.Items {
+				v.downwardFile(&s.DownwardAPI.Items[j], src.Child("downwardAPI"))
+				unique(s.DownwardAPI.Items[j].Path, s.DownwardAPI.Items[j].Path)
+			}
+		}
+		if s.ServiceAccountToken != nil {
+			count++
+			v.tokenProjection(s.ServiceAccountToken, at, src.Child("serviceAccountToken"))
+		}
+		if s.ClusterTrustBundle != nil {
+			count++
+			v.given(src.Child("clusterTrustBundle", "path"), s.ClusterTrustBundle.Path)
+		}
+		if s.PodCertificate != nil {
+			count++
+		}
+		if count > 1 {
+			v.forbidden(src, "may not specify more than 1 volume type per source")
+		}
+	}
+}
+
+func (v *podSpecValidator) tokenProjection(t *corev1.ServiceAccountTokenProjection, volume, at *field.Path) {
+	const least, most = 10 * 60, 1 << 32
+	expires := at.Child("expirationSeconds")
+	switch e := t.ExpirationSeconds; {
+	case e == nil:
+		v.required(expires, "")
+	case *e < least:
+		v.invalid(expires, *e, "may not specify a duration less than 10 minutes")
+	case *e > most:
+		v.invalid(expires, *e, "may not specify a duration larger than 2^32 seconds")
+	}
+	if v.given(volume.Child("path"), t.Path) {
+		v.localPath(t.Path, volume.Child("path"))
+	}
+}
+
+func (v *podSpecValidator) csi(s *corev1.CSIVolumeSource, at *field.Path) {
+	const longest = 63
+	if v.given(at.Child("driver"), s.Driver) {
+		if len(s.Driver) > longest {
+			v.add(field.TooLong(at.Child("driver"), s.Driver, longest))
+		}
+		v.invalid(at.Child("driver"), s.Driver, validation.IsDNS1123Subdomain(strings.ToLower(s.Driver))...)
+	}
+	if ref := s.NodePublishSecretRef; ref != nil && v.given(at.Child("nodePublishSecretRef", "name"), ref.Name) {
+		v.invalid(at.Child("name"), ref.Name, apivalidation.NameIsDNSSubdomain(ref.Name, false)...)
+	}
+}
+
+func (v *podSpecValidator) ephemeralVolume(volume *corev1.Volume, at *field.Path) {
+	if volume.Ephemeral.VolumeClaimTemplate == nil {
+		v.required(at.Child("volumeClaimTemplate"), "")
+	}
+	if v.podName != "" && volume.Name != "" {
+		claim := v.podName + "-" + volume.Name
+		for _, m := range apivalidation.NameIsDNSSubdomain(claim, false) {
+			v.invalid(at.Child("name"), volume.Name, fmt.Sprintf("PVC name %q: %v", claim, m))
+		}
+	}
+}
+
+// noBacksteps: a path may not leave its directory.
+func (v *podSpecValidator) noBacksteps(p string, at *field.Path) {
+	if slices.Contains(strings.Split(p, "/"), "..") {
+		v.invalid(at, p, "must not contain '..'")
+	}
+}
+
+// descending paths are relative and stay below their root.
+func (v *podSpecValidator) descending(p string, at *field.Path) {
+	if path.IsAbs(p) {
+		v.invalid(at, p, "must be a relative path")
+	}
+	v.noBacksteps(p, at)
+}
+
+// localPath is a descending path that does not look like the agent's own "..data" links.
+func (v *podSpecValidator) localPath(p string, at *field.Path) {
+	v.descending(p, at)
+	if strings.HasPrefix(p, "..") && !strings.HasPrefix(p, "../") {
+		v.invalid(at, p, "must not start with '..'")
+	}
+}
