@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -72,20 +71,3 @@ type asCreate struct{ authorizer.Attributes }
 
 func (asCreate) GetVerb() string  { return "create" }
 func (asCreate) IsReadOnly() bool { return false }
-
-// errForbidden words a refusal as Kubernetes does.
-func errForbidden(a authorizer.Attributes, reason string) error {
-	resource := a.GetResource()
-	if a.GetSubresource() != "" {
-		resource += "/" + a.GetSubresource()
-	}
-	scope := "at the cluster scope"
-	if a.GetNamespace() != "" {
-		scope = fmt.Sprintf("in the namespace %q", a.GetNamespace())
-	}
-	text := fmt.Sprintf("User %q cannot %s resource %q in API group %q %s", a.GetUser().GetName(), a.GetVerb(), resource, a.GetAPIGroup(), scope)
-	if reason != "" {
-		text += ": " + reason
-	}
-	return fmt.Errorf("%s", text)
-}

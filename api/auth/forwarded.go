@@ -34,29 +34,28 @@ func SetForwarded(h http.Header, u user.Info) {
 
 // takeForwarded removes the identity headers and returns what they say, nil when they name no user.
 func takeForwarded(h http.Header) user.Info {
+	defer clearForwarded(h)
 	name := h.Get(headerUser)
 	if name == "" {
-		clearForwarded(h)
 		return nil
 	}
-	u := &user.DefaultInfo{Name: name, UID: h.Get(headerUID), Groups: h[headerGroup], Extra: extraHeaders(h, headerExtraPrefix)}
-	clearForwarded(h)
-	return u
+	return &user.DefaultInfo{Name: name, UID: h.Get(headerUID), Groups: h[headerGroup], Extra: forwardedExtra(h)}
 }
 
 func clearForwarded(h http.Header) {
-	for _, name := range []string{headerUser, headerUID, headerGroup} {
-		delete(h, name)
+	for name := range h {
+		if name == headerUser || name == headerUID || name == headerGroup || strings.HasPrefix(name, headerExtraPrefix) {
+			delete(h, name)
+		}
 	}
-	deletePrefix(h, headerExtraPrefix)
 }
 
-// extraHeaders collects "prefix+key: value" headers; keys are lower case and percent-encoded, because header names are
-// neither case sensitive nor free in their characters.
-func extraHeaders(h http.Header, prefix string) map[string][]string {
+// forwardedExtra collects the extra headers; keys are lower case and percent-encoded, because header names are neither
+// case sensitive nor free in their characters.
+func forwardedExtra(h http.Header) map[string][]string {
 	var extra map[string][]string
 	for name, values := range h {
-		rest, ok := strings.CutPrefix(name, prefix)
+		rest, ok := strings.CutPrefix(name, headerExtraPrefix)
 		if !ok {
 			continue
 		}
@@ -70,12 +69,4 @@ func extraHeaders(h http.Header, prefix string) map[string][]string {
 		extra[key] = append(extra[key], values...)
 	}
 	return extra
-}
-
-func deletePrefix(h http.Header, prefix string) {
-	for name := range h {
-		if strings.HasPrefix(name, prefix) {
-			delete(h, name)
-		}
-	}
 }

@@ -2,8 +2,6 @@ package auth
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -14,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 )
@@ -25,53 +24,43 @@ const (
 	defaultTokenSeconds = 60 * 60
 )
 
-// Issue answers a TokenRequest for the service account namespace/name (subresource serviceaccounts/token). It returns a
-// new object with status, and API errors.
-func (t *Tokens) Issue(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-	out := request.DeepCopy()
-	if out.Spec.ExpirationSeconds == nil {
+// IssueToken answers a TokenRequest for a service account (subresource serviceaccounts/token): it fills in what the
+// request leaves open and its status. Errors are API errors.
+func (t *Tokens) IssueToken(ctx context.Context, account *corev1.ServiceAccount, request *authenticationv1.TokenRequest) error {
+	spec := &request.Spec
+	if spec.ExpirationSeconds == nil {
 		seconds := int64(defaultTokenSeconds)
-		out.Spec.ExpirationSeconds = &seconds
+		spec.ExpirationSeconds = &seconds
 	}
-	if errs := validateTokenRequest(out); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), name, errs)
+	if len(spec.Audiences) == 0 {
+		spec.Audiences = t.Audiences()
 	}
-	sa, found, err := lookup[*corev1.ServiceAccount](ctx, t.reader, serviceAccounts, namespace, name)
-	if err != nil {
-		return nil, err
+	if errs := validateTokenRequest(request); len(errs) > 0 {
+		return apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), account.Name, errs)
 	}
-	if !found {
-		return nil, apierrors.NewNotFound(serviceAccounts, name)
-	}
-	private := privateClaims{Namespace: namespace, ServiceAccount: ref{sa.Name, string(sa.UID)}}
-	if b := out.Spec.BoundObjectRef; b != nil {
-		if err := t.bind(ctx, &private, b); err != nil {
-			return nil, err
+	private := privateClaims{Namespace: account.Namespace, ServiceAccount: ref{account.Name, string(account.UID)}}
+	if spec.BoundObjectRef != nil {
+		if err := t.bind(ctx, &private, spec.BoundObjectRef); err != nil {
+			return err
 		}
 	}
-	id := make([]byte, 16)
-	if _, err := rand.Read(id); err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
 	now := t.now()
-	expires := now.Add(time.Duration(*out.Spec.ExpirationSeconds) * time.Second)
-	out.Spec.Audiences = t.audiencesOf(out.Spec.Audiences)
+	expires := now.Add(time.Duration(*spec.ExpirationSeconds) * time.Second)
 	text, err := t.sign(&claims{Private: private, Claims: jwt.Claims{
 		Issuer:    t.issuer,
-		Subject:   serviceaccount.MakeUsername(namespace, name),
-		Audience:  jwt.Audience(out.Spec.Audiences),
+		Subject:   serviceaccount.MakeUsername(account.Namespace, account.Name),
+		Audience:  jwt.Audience(spec.Audiences),
 		Expiry:    jwt.NewNumericDate(expires),
 		NotBefore: jwt.NewNumericDate(now),
 		IssuedAt:  jwt.NewNumericDate(now),
-		ID:        hex.EncodeToString(id),
+		ID:        string(uuid.NewUUID()),
 	}})
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return apierrors.NewInternalError(err)
 	}
-	out.Name, out.Namespace = name, namespace
-	out.CreationTimestamp = metav1.NewTime(now)
-	out.Status = authenticationv1.TokenRequestStatus{Token: text, ExpirationTimestamp: metav1.NewTime(expires)}
-	return out, nil
+	request.Name, request.Namespace, request.CreationTimestamp = account.Name, account.Namespace, metav1.NewTime(now)
+	request.Status = authenticationv1.TokenRequestStatus{Token: text, ExpirationTimestamp: metav1.NewTime(expires)}
+	return nil
 }
 
 func validateTokenRequest(r *authenticationv1.TokenRequest) field.ErrorList {

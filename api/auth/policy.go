@@ -61,7 +61,7 @@ func builtinRoles() []role {
 		{name: "mgr:certificate-renewal", groups: []string{pki.OrgNodes},
 			rules: []rbacv1.PolicyRule{{Verbs: []string{"post"}, NonResourceURLs: []string{"/mgr/v1/renew"}}}},
 		{name: "mgr:members", groups: []string{pki.OrgMasters},
-			rules: []rbacv1.PolicyRule{{Verbs: []string{"post"}, NonResourceURLs: []string{"/mgr/v1/members"}}}},
+			rules: []rbacv1.PolicyRule{{Verbs: []string{"post"}, NonResourceURLs: []string{"/mgr/v1/join/member"}}}},
 		{name: UserScheduler, users: []string{UserScheduler}, rules: schedulerRules()},
 		{name: UserControllers, users: []string{UserControllers}, rules: controllerRules()},
 	}

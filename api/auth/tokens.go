@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -192,12 +191,4 @@ func (t *Tokens) sign(c *claims) (string, error) {
 		return "", fmt.Errorf("signing a service-account token: %w", err)
 	}
 	return text, nil
-}
-
-// audiencesOf returns the audiences asked for, or the API server's.
-func (t *Tokens) audiencesOf(requested []string) []string {
-	if len(requested) == 0 {
-		return t.Audiences()
-	}
-	return slices.Clone(requested)
 }

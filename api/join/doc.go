@@ -5,11 +5,11 @@
 //	GET    /mgr/v1/ca            anyone          the CA certificate (PEM)
 //	POST   /mgr/v1/join/agent    a join token    a certificate for system:node:<name>; binds the name to the key
 //	POST   /mgr/v1/join/server   a server token  the CA and its key, the signing key, the masters
+//	POST   /mgr/v1/join/member   a master        takes that master into the quorum
 //	POST   /mgr/v1/renew         a node          a fresh certificate for the same name and key
-//	POST   /mgr/v1/members       a master        takes that master into the quorum
 //	GET    /mgr/v1/tokens        administrators  POST makes one, DELETE /mgr/v1/tokens/<id> removes one
 //
-// The handler stands behind authentication and authorization; what concerns certificates is checked here again, on the
-// connection itself. State is kept in Secrets of kube-system: of a token only its hash, of a node its key's hash. Nothing
-// here needs the leader but the members endpoint, which says so where this peer does not lead.
+// The handlers stand behind authentication and authorization, which know the sender also when another master forwarded
+// the request. State is kept in Secrets of kube-system: of a token only its hash, of a node its key's hash. Only
+// taking a master into the quorum needs the leader.
 package join

@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/kubernetes"
 
@@ -24,7 +28,9 @@ type Config struct {
 	Authority *pki.Authority
 	Reader    auth.Reader
 	CatchUp   auth.CatchUp
-	Client    kubernetes.Interface // in process, allowed to write Secrets in kube-system
+	// Client is the in-process client, allowed to write Secrets in kube-system; asked for at the first request, because
+	// the API server that it belongs to is made after these endpoints.
+	Client func() kubernetes.Interface
 	// Members are the masters, for machines that join.
 	Members func() []enroll.Member
 	// AddMember takes a master into the quorum; the error wraps fsm.ErrNotLeader, or says otherwise why not.
@@ -35,12 +41,11 @@ type Config struct {
 	Now           func() time.Time // nil: time.Now
 }
 
-// Server implements http.Handler for the paths below /mgr/v1/.
+// Server is the set of endpoints.
 type Server struct {
 	Config
 	Tokens *Tokens
-	Keys   *Keys
-	mux    *http.ServeMux
+	keys   *keys
 }
 
 // New makes the endpoints.
@@ -48,21 +53,50 @@ func New(c Config) *Server {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Server{Config: c, mux: http.NewServeMux()}
-	s.Tokens = &Tokens{reader: c.Reader, catchUp: c.CatchUp, client: c.Client, trust: c.Authority.Trust, now: c.Now}
-	s.Keys = &Keys{reader: c.Reader, client: c.Client, now: c.Now}
-	s.mux.HandleFunc("GET "+enroll.PathCA, s.ca)
-	s.mux.HandleFunc("POST "+enroll.PathJoinAgent, handle(s.joinAgent))
-	s.mux.HandleFunc("POST "+enroll.PathJoinServer, handle(s.joinServer))
-	s.mux.HandleFunc("POST "+enroll.PathRenew, handle(s.renew))
-	s.mux.HandleFunc("POST "+enroll.PathMembers, handle(s.addMember))
-	s.mux.HandleFunc("POST "+enroll.PathTokens, handle(s.createToken))
-	s.mux.HandleFunc("GET "+enroll.PathTokens, s.listTokens)
-	s.mux.HandleFunc("DELETE "+enroll.PathTokens+"/{id}", s.deleteToken)
-	return s
+	return &Server{
+		Config: c,
+		Tokens: &Tokens{reader: c.Reader, catchUp: c.CatchUp, client: c.Client, trust: c.Authority.Trust, now: c.Now},
+		keys:   &keys{reader: c.Reader, client: c.Client, now: c.Now},
+	}
 }
 
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+// Public are the endpoints that need no credentials but what the request itself carries, by path.
+func (s *Server) Public() map[string]http.Handler {
+	return map[string]http.Handler{
+		enroll.PathCA:         only(http.MethodGet, s.ca),
+		enroll.PathJoinAgent:  only(http.MethodPost, handle(s.joinAgent)),
+		enroll.PathJoinServer: only(http.MethodPost, handle(s.joinServer)),
+	}
+}
+
+// Extra are the endpoints for authorized users, by path prefix.
+func (s *Server) Extra() map[string]http.Handler {
+	tokens := http.NewServeMux()
+	tokens.HandleFunc("POST "+enroll.PathTokens, handle(s.createToken))
+	tokens.HandleFunc("GET "+enroll.PathTokens, s.listTokens)
+	tokens.HandleFunc("DELETE "+enroll.PathTokens+"/{id}", s.deleteToken)
+	return map[string]http.Handler{
+		enroll.PathJoinMember: only(http.MethodPost, handle(s.joinMember)),
+		enroll.PathRenew:      only(http.MethodPost, handle(s.renew)),
+		enroll.PathTokens:     tokens,
+	}
+}
+
+// NodeRegistered is for admission.Config.NodeRegistered.
+func (s *Server) NodeRegistered(ctx context.Context, node string, uid types.UID) error {
+	return s.keys.registered(ctx, node, uid)
+}
+
+func only(method string, h http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != method {
+			w.Header().Set("Allow", method)
+			answer(w, nil, apierrors.NewMethodNotSupported(schema.GroupResource{Resource: r.URL.Path}, r.Method))
+			return
+		}
+		h(w, r)
+	})
+}
 
 func (s *Server) ca(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/x-pem-file")
@@ -80,7 +114,7 @@ func (s *Server) joinAgent(r *http.Request, in *enroll.AgentRequest) (any, error
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	if err := s.Keys.Bind(r.Context(), in.Node, pub); err != nil {
+	if err := s.keys.bind(r.Context(), in.Node, pub); err != nil {
 		return nil, err
 	}
 	cert, err := s.Authority.Issue(pub, pki.Node(in.Node))
@@ -115,62 +149,34 @@ func (s *Server) clusterConfig() (json.RawMessage, error) {
 	return json.Marshal(s.ClusterConfig())
 }
 
-// caller returns the certificate of the connection if it belongs to whom the request was authenticated as: a request
-// that another master forwards is not that master's own.
-func caller(r *http.Request) (pki.Peer, error) {
-	peer, ok := pki.PeerOf(r.TLS)
-	u, known := request.UserFrom(r.Context())
-	if !ok || !known || u.GetName() != peer.Name {
-		return pki.Peer{}, apierrors.NewUnauthorized("this request needs the client certificate of its sender on its own connection")
-	}
-	return peer, nil
-}
-
+// renew needs no proof of possession beyond the request's own signature: the name's binding says which key it must be.
 func (s *Server) renew(r *http.Request, in *enroll.RenewRequest) (any, error) {
-	peer, err := caller(r)
-	if err != nil {
-		return nil, err
-	}
-	node, ok := peer.Node()
+	u, ok := request.UserFrom(r.Context())
 	if !ok {
-		return nil, forbidden("only nodes renew their certificates here")
+		return nil, apierrors.NewUnauthorized("who asks is not known")
+	}
+	node, ok := pki.Peer{Name: u.GetName(), Orgs: u.GetGroups()}.Node()
+	if !ok {
+		return nil, forbidden(fmt.Sprintf("%s is not a node: only nodes renew their certificates here", u.GetName()))
 	}
 	pub, err := pki.ParseRequest([]byte(in.CSR))
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	if err := sameKey(pub, peer); err != nil {
+	if err := s.keys.check(r.Context(), node, pub); err != nil {
 		return nil, err
 	}
 	cert, err := s.Authority.Issue(pub, pki.Node(node))
 	return &enroll.RenewReply{Certificate: string(cert)}, err
 }
 
-func sameKey(pub any, peer pki.Peer) error {
-	asked, err := pki.KeyHash(pub)
-	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
+func (s *Server) joinMember(r *http.Request, in *enroll.Member) (any, error) {
+	u, ok := request.UserFrom(r.Context())
+	if !ok || !slices.Contains(u.GetGroups(), pki.OrgMasters) || u.GetName() != in.ID {
+		return nil, forbidden(fmt.Sprintf("only master %q itself, with its own certificate, may ask to become a member", in.ID))
 	}
-	held, err := pki.KeyHash(peer.Leaf.PublicKey)
-	if err != nil {
-		return err
-	}
-	if asked != held {
-		return forbidden("the certificate request is made with another key than the current certificate; to change keys, join again")
-	}
-	return nil
-}
-
-func (s *Server) addMember(r *http.Request, in *enroll.Member) (any, error) {
-	peer, err := caller(r)
-	if err != nil {
-		return nil, err
-	}
-	if !peer.In(pki.OrgMasters) || peer.Name != in.ID {
-		return nil, forbidden(fmt.Sprintf("%s may not add master %q: a master adds itself, with its own certificate", peer.Name, in.ID))
-	}
-	if in.Addr == "" {
-		return nil, apierrors.NewBadRequest("addr is missing: want the host:port of the master")
+	if _, _, err := net.SplitHostPort(in.Addr); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("addr %q is not valid: want the host:port of the master", in.Addr))
 	}
 	if err := s.AddMember(r.Context(), in.ID, in.Addr); err != nil {
 		return nil, apierrors.NewServiceUnavailable(err.Error())

@@ -27,20 +27,20 @@ const registerWithin = 15 * time.Minute
 
 var nodes = schema.GroupResource{Resource: "nodes"}
 
-// Keys binds node names to keys; auth.NodeKeys checks the bindings.
-type Keys struct {
+// keys binds node names to keys; auth.NodeKeys checks the bindings.
+type keys struct {
 	reader auth.Reader
-	client kubernetes.Interface
+	client func() kubernetes.Interface
 	now    func() time.Time
 }
 
-// Bind gives the name of node to the holder of pub, unless another machine has it (409).
-func (k *Keys) Bind(ctx context.Context, node string, pub crypto.PublicKey) error {
+// bind gives the name of node to the holder of pub, unless another machine has it (409).
+func (k *keys) bind(ctx context.Context, node string, pub crypto.PublicKey) error {
 	hash, err := pki.KeyHash(pub)
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	api := k.client.CoreV1().Secrets(auth.NodeKeyNamespace)
+	api := k.client().CoreV1().Secrets(auth.NodeKeyNamespace)
 	fresh := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: auth.NodeKeyName(node), Namespace: auth.NodeKeyNamespace},
 		Type:       auth.NodeKeyType,
@@ -75,7 +75,7 @@ func (k *Keys) Bind(ctx context.Context, node string, pub crypto.PublicKey) erro
 }
 
 // taken says whether the binding still counts: its Node exists, or was not registered yet but still may be.
-func (k *Keys) taken(binding *corev1.Secret, bound, uid string) bool {
+func (k *keys) taken(binding *corev1.Secret, bound, uid string) bool {
 	if bound != "" {
 		return bound == uid
 	}
@@ -84,8 +84,8 @@ func (k *Keys) taken(binding *corev1.Secret, bound, uid string) bool {
 }
 
 // nodeUID is the UID of the Node object, "" when there is none.
-func (k *Keys) nodeUID(ctx context.Context, node string) (string, error) {
-	obj, err := k.client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+func (k *keys) nodeUID(ctx context.Context, node string) (string, error) {
+	obj, err := k.client().CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return "", nil
 	}
@@ -95,9 +95,25 @@ func (k *Keys) nodeUID(ctx context.Context, node string) (string, error) {
 	return string(obj.UID), nil
 }
 
-// Registered notes the UID of the Node object with which a joined machine registered, so that deleting that object ends
+// check refuses a key that is not the one bound to the name of node (403).
+func (k *keys) check(ctx context.Context, node string, pub crypto.PublicKey) error {
+	hash, err := pki.KeyHash(pub)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	binding, err := k.client().CoreV1().Secrets(auth.NodeKeyNamespace).Get(ctx, auth.NodeKeyName(node), metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return wrap(err, "reading who node %q is", node)
+	}
+	if err != nil || string(binding.Data[auth.NodeKeyHash]) != hash {
+		return forbidden(fmt.Sprintf("the certificate request is not made with the key that node %q joined with; to change keys, join again", node))
+	}
+	return nil
+}
+
+// registered notes the UID of the Node object with which a joined machine registered, so that deleting that object ends
 // its membership. It writes once in the life of a node; admission.Config.NodeRegistered calls it.
-func (k *Keys) Registered(ctx context.Context, node string, uid types.UID) error {
+func (k *keys) registered(ctx context.Context, node string, uid types.UID) error {
 	obj, err := k.reader.Get(ctx, secrets, auth.NodeKeyNamespace, auth.NodeKeyName(node))
 	if apierrors.IsNotFound(err) {
 		return nil // not joined by a token: nothing to end
@@ -111,7 +127,7 @@ func (k *Keys) Registered(ctx context.Context, node string, uid types.UID) error
 	}
 	next := binding.DeepCopy()
 	next.Data[auth.NodeKeyUID] = []byte(uid)
-	_, err = k.client.CoreV1().Secrets(auth.NodeKeyNamespace).Update(ctx, next, metav1.UpdateOptions{})
+	_, err = k.client().CoreV1().Secrets(auth.NodeKeyNamespace).Update(ctx, next, metav1.UpdateOptions{})
 	return wrap(err, "noting that node %q registered", node)
 }
 

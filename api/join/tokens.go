@@ -42,7 +42,7 @@ var secrets = schema.GroupResource{Resource: "secrets"}
 type Tokens struct {
 	reader  auth.Reader
 	catchUp auth.CatchUp
-	client  kubernetes.Interface
+	client  func() kubernetes.Interface
 	trust   pki.Trust
 	now     func() time.Time
 }
@@ -65,7 +65,7 @@ func (t *Tokens) Create(ctx context.Context, in enroll.TokenRequest) (*enroll.To
 		return nil, err
 	}
 	expires := t.now().Add(ttl).UTC().Truncate(time.Second).Format(time.RFC3339)
-	_, err = t.client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
+	_, err = t.client().CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: tokenPrefix + token.ID, Namespace: namespace},
 		Type:       tokenType,
 		Data: map[string][]byte{tokenHash: []byte(token.Hash()), tokenRole: []byte(token.Role),
@@ -148,7 +148,7 @@ func (t *Tokens) Delete(ctx context.Context, id string) error {
 	if !pki.ValidTokenID(id) {
 		return apierrors.NewBadRequest(fmt.Sprintf("%q is not the id of a join token: want 8 characters of a-z and 2-7", id))
 	}
-	err := t.client.CoreV1().Secrets(namespace).Delete(ctx, tokenPrefix+id, metav1.DeleteOptions{})
+	err := t.client().CoreV1().Secrets(namespace).Delete(ctx, tokenPrefix+id, metav1.DeleteOptions{})
 	if apierrors.IsNotFound(err) {
 		return apierrors.NewNotFound(schema.GroupResource{Resource: "join tokens"}, id)
 	}
@@ -164,7 +164,7 @@ func (t *Tokens) clearExpired(ctx context.Context) error {
 		if expires, ok := expiry(r); ok && t.now().Before(expires) {
 			continue
 		}
-		err := t.client.CoreV1().Secrets(namespace).Delete(ctx, r.Name, metav1.DeleteOptions{})
+		err := t.client().CoreV1().Secrets(namespace).Delete(ctx, r.Name, metav1.DeleteOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("clearing away the expired join token %s: %w", r.Name, err)
 		}

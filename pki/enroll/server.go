@@ -35,7 +35,7 @@ func AddMember(ctx context.Context, trust pki.Trust, cert *pki.Renewing, servers
 	if err != nil {
 		return err
 	}
-	if err := client.Call(ctx, http.MethodPost, PathMembers, m, nil); err != nil {
+	if err := client.Call(ctx, http.MethodPost, PathJoinMember, m, nil); err != nil {
 		return fmt.Errorf("joining the quorum as %q: %w", m.ID, err)
 	}
 	return nil

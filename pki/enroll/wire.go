@@ -8,14 +8,16 @@ import (
 
 // Paths of the endpoints (POST with a JSON body, except the CA, which is a GET that answers PEM).
 const (
-	PathCA          = "/mgr/v1/ca"
-	PathJoinAgent   = "/mgr/v1/join/agent"
-	PathJoinServer  = "/mgr/v1/join/server"
-	PathRenew       = "/mgr/v1/renew"
-	PathMembers     = "/mgr/v1/members"
-	PathTokens      = "/mgr/v1/tokens" // also GET; DELETE PathTokens/<id>
-	MaxRequestBytes = 64 << 10
+	PathCA         = "/mgr/v1/ca"
+	PathJoinAgent  = "/mgr/v1/join/agent"
+	PathJoinServer = "/mgr/v1/join/server"
+	PathJoinMember = "/mgr/v1/join/member"
+	PathRenew      = "/mgr/v1/renew"
+	PathTokens     = "/mgr/v1/tokens" // also GET; DELETE PathTokens/<id>
 )
+
+// MaxRequestBytes bounds the body of a request.
+const MaxRequestBytes = 64 << 10
 
 // AgentRequest asks for the certificate of a node.
 type AgentRequest struct {
@@ -44,7 +46,7 @@ type ServerReply struct {
 	Config  json.RawMessage `json:"config,omitempty"`
 }
 
-// Member is a master: in replies one that exists, in a request to PathMembers the one to be added.
+// Member is a master: in replies one that exists, in a request to PathJoinMember the one to be added.
 type Member struct {
 	ID   string `json:"id"`
 	Addr string `json:"addr"` // host:port of its one port
