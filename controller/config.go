@@ -67,16 +67,15 @@ const (
 )
 
 // Prepare registers the informers that the controllers listen to, with the indexes they read. It is called once, on every
-// master, before f is started; Run adds nothing to f.
-func Prepare(f informers.SharedInformerFactory) error {
-	indexes := cache.Indexers{byController: indexByController}
-	for _, in := range []cache.SharedIndexInformer{
-		f.Core().V1().Pods().Informer(),
-		f.Apps().V1().ReplicaSets().Informer(),
-	} {
-		if err := in.AddIndexers(indexes); err != nil {
-			return fmt.Errorf("add the index of controllers: %w", err)
-		}
+// master, before the informers are started; Run adds no informer. It reads only Informers, Informer and Resources.
+func Prepare(c Config) error {
+	c = c.withDefaults()
+	f := c.Informers
+	if err := f.Core().V1().Pods().Informer().AddIndexers(cache.Indexers{byController: indexByController, byNode: indexByNode}); err != nil {
+		return fmt.Errorf("add the indexes of pods: %w", err)
+	}
+	if err := f.Apps().V1().ReplicaSets().Informer().AddIndexers(cache.Indexers{byController: indexByController}); err != nil {
+		return fmt.Errorf("add the index of replica sets: %w", err)
 	}
 	f.Core().V1().Namespaces().Informer()
 	f.Core().V1().Nodes().Informer()
@@ -87,6 +86,15 @@ func Prepare(f informers.SharedInformerFactory) error {
 	f.Core().V1().Endpoints().Informer()
 	f.Discovery().V1().EndpointSlices().Informer()
 	f.Apps().V1().Deployments().Informer()
+	for _, k := range collected(c.Resources) {
+		in, err := c.Informer(k.GroupVersionResource)
+		if err != nil {
+			return fmt.Errorf("informer of %s: %w", k.GroupResource(), err)
+		}
+		if err := in.AddIndexers(cache.Indexers{byOwner: indexByOwner}); err != nil {
+			return fmt.Errorf("add the index of owners to %s: %w", k.GroupResource(), err)
+		}
+	}
 	return nil
 }
 
@@ -94,19 +102,34 @@ func Prepare(f informers.SharedInformerFactory) error {
 // removed. It may be called again for the next leadership, but not while it runs. An error says that it could not start.
 func Run(ctx context.Context, c Config) error {
 	c = c.withDefaults()
-	return runLoops(ctx, controllers(c), c.Synced, c.Metrics, c.Log)
+	all, err := controllers(c)
+	if err != nil {
+		return err
+	}
+	return runLoops(ctx, all, c.Synced, c.Metrics, c.Log)
 }
 
-func controllers(c Config) []Controller {
-	pods := c.Informers.Core().V1().Pods().Informer()
-	return []Controller{
-		newServiceAccounts(c.Informers, c.Client),
-		newRootCA(c.Informers, c.Client, c.RootCA),
-		newReplicas(replicaSetKind(c.Informers, c.Client), pods, c.Client.CoreV1(), c.Recorder),
-		newReplicas(replicationControllerKind(c.Informers, c.Client), pods, c.Client.CoreV1(), c.Recorder),
-		newEndpoints(c.Informers, c.Client),
-		newEndpointSlices(c.Informers, c.Client, c.Recorder),
+func controllers(c Config) ([]Controller, error) {
+	f := c.Informers
+	pods := f.Core().V1().Pods().Informer()
+	gc, err := newGarbageCollector(c.Resources, c.Informer, c.Metadata, c.Recorder)
+	if err != nil {
+		return nil, err
 	}
+	return []Controller{
+		newNamespaces(f, c.Client, c.Metadata, c.Resources),
+		newServiceAccounts(f, c.Client),
+		newRootCA(f, c.Client, c.RootCA),
+		newDeployments(f, c.Client, c.Recorder),
+		newReplicas(replicaSetKind(f, c.Client), pods, c.Client.CoreV1(), c.Recorder),
+		newReplicas(replicationControllerKind(f, c.Client), pods, c.Client.CoreV1(), c.Recorder),
+		newEndpoints(f, c.Client),
+		newEndpointSlices(f, c.Client, c.Recorder),
+		newKubernetesService(f, c.Client, c.ServiceIP, c.Masters),
+		newNodeLifecycle(f, c.Client, c.Heartbeats, c.NodeGrace, c.Recorder),
+		newPodGC(f, c.Client, c.TerminatedPods, c.Quarantine),
+		gc,
+	}, nil
 }
 
 func (c Config) withDefaults() Config {

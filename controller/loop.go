@@ -18,6 +18,8 @@ type Controller struct {
 	Name    string
 	Inputs  []Input
 	Outputs []Output
+	// Start are keys to reconcile first, besides those that the inputs name.
+	Start []string
 	// Workers is how many keys are reconciled at once; 0 means 1.
 	Workers int
 	// Reconcile brings one key to its desired state. An error is retried with back-off; Again asks for another look
@@ -111,6 +113,9 @@ func runLoops(ctx context.Context, controllers []Controller, caughtUp func(conte
 		return err
 	}
 	for _, l := range loops {
+		for _, key := range l.Start {
+			l.queue.Add(key)
+		}
 		for range max(l.Workers, 1) {
 			workers.Go(func() { l.work(ctx) })
 		}

@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,3 +52,5 @@ func podAvailableIn(pod *corev1.Pod, minReady time.Duration, now time.Time) (lef
 
 // controllerOf is the owner reference that is marked as the controller; nil: nobody manages the object.
 func controllerOf(obj metav1.Object) *metav1.OwnerReference { return metav1.GetControllerOfNoCopy(obj) }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

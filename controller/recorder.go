@@ -12,7 +12,7 @@ import (
 
 // NewRecorder returns a recorder that writes events as component through client. It never blocks its callers: like events
 // are counted up in one object, an object that causes too many is muted for a while, and what does not fit the
-// queue is dropped. It works until ctx is done or stop is called; stop waits for its goroutines.
+// queue is dropped. It works until ctx is done or stop is called.
 func NewRecorder(ctx context.Context, client kubernetes.Interface, component string) (recorder record.EventRecorder, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	b := record.NewBroadcaster(record.WithContext(ctx))
