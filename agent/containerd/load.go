@@ -1,0 +1,117 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+
+	"mgr/agent"
+)
+
+// loadContainers finds the containers of an earlier agent and goes on recording the output of those that live.
+func (r *Runtime) loadContainers(ctx context.Context) error {
+	entries, err := r.store.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list containerd's containers: %w", err)
+	}
+	answer, err := r.tasks.List(ctx, &tasks.ListTasksRequest{})
+	if err != nil {
+		return fmt.Errorf("list containerd's tasks: %w", errgrpc.ToNative(err))
+	}
+	running := map[string]*task.Process{}
+	for _, t := range answer.Tasks {
+		running[t.ID] = t
+	}
+	for _, e := range entries {
+		c := fromLabels(e.ID, e.Labels, e.CreatedAt)
+		r.containers[e.ID] = c
+		if c.info.Kind == kindInfra {
+			if s := r.sandboxes[c.info.Pod.UID]; s != nil {
+				s.infra = e.ID
+			}
+		}
+		if err := r.adopt(c, running[e.ID]); err != nil {
+			return fmt.Errorf("take over container %s: %w", e.ID, err)
+		}
+	}
+	return r.removeOrphans(ctx)
+}
+
+// adopt takes over one container; t is nil if it has no task.
+func (r *Runtime) adopt(c *container, t *task.Process) error {
+	if s, ok := r.readStatus(c.info.ID); ok {
+		c.setStatus(s)
+	}
+	if t != nil && c.info.State != agent.ContainerExited {
+		c.info.Pid = int(t.Pid)
+		switch t.Status {
+		case task.Status_CREATED:
+			c.info.State = agent.ContainerCreated
+		case task.Status_STOPPED: // watch's first comparison works it out
+		default:
+			c.info.State = agent.ContainerRunning
+		}
+	}
+	if t != nil && c.info.Kind != kindInfra {
+		if err := r.openIO(c); err != nil {
+			return err
+		}
+	}
+	if c.info.State != agent.ContainerExited {
+		return nil // without a task it is lost, which watch's first comparison finds
+	}
+	c.ending = true
+	close(c.exited)
+	if t == nil {
+		close(c.buried)
+		return nil
+	}
+	r.wg.Go(func() {
+		if err := r.deleteTask(c); err != nil && r.ctx.Err() == nil {
+			r.cfg.Log.Error("the remains of a container could not be removed", "container", c.info.ID, "err", err)
+		}
+		if r.ctx.Err() == nil {
+			close(c.buried)
+		}
+	})
+	return nil
+}
+
+// removeOrphans removes what an agent left that died while it was creating a container.
+func (r *Runtime) removeOrphans(ctx context.Context) error {
+	var keys []string
+	err := r.snaps.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if info.Kind == snapshots.KindActive && r.containers[info.Name] == nil && !strings.HasPrefix(info.Name, "extract-") {
+			keys = append(keys, info.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	for _, key := range keys {
+		if err := r.snaps.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove the orphaned snapshot %s: %w", key, err)
+		}
+	}
+	entries, err := os.ReadDir(r.layout.containers())
+	if err != nil {
+		return fmt.Errorf("find the containers' directories: %w", err)
+	}
+	for _, e := range entries {
+		if r.containers[e.Name()] == nil {
+			if err := errors.Join(os.RemoveAll(r.layout.container(e.Name())), os.RemoveAll(r.layout.fifos(e.Name()))); err != nil {
+				return fmt.Errorf("remove an orphaned container's directory: %w", err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+// Package containerd implements agent.Runtime on containerd. It talks to the daemon's services directly, one call where the
+// high-level client makes three, because pod start is where a user waits.
+//
+// A pod's sandbox is not a process but a directory with pinned namespaces (sandbox.go). Its containers carry labels that say
+// whose they are, and a small status file each (record.go), so Open finds everything again after a restart of the agent, of
+// containerd, or of both. The runtime's memory is the only writer of that state; containerd's events and a periodic
+// comparison with its task list keep it true.
+//
+// Goroutines: watch (events and comparison), one pump for each output stream of a container, and one burial for each exited
+// container. Close ends them all; containers and their shims go on.
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"mgr/agent"
+)
+
+// Config of a runtime. The zero value of an optional field means its default.
+type Config struct {
+	Dir     string // the agent's data directory, absolute; see Layout
+	Address string // containerd's socket
+	Shim    string // the shim's executable; "" = the one that containerd finds for runc
+	Log     *slog.Logger
+
+	RegistryHosts string // directory of hosts.toml files as containerd defines it; default /etc/containerd/certs.d
+	LogSize       int64  // bytes at which a container's log is rotated; default 10 MiB
+	LogFiles      int    // files kept of one log, the current one included; default 5
+}
+
+// Runtime is an agent.Runtime.
+type Runtime struct {
+	cfg    Config
+	layout Layout
+	client *containerd.Client
+	tasks  tasks.TasksClient
+	store  containers.Store
+	snaps  snapshots.Snapshotter
+	images imageCache
+	oomMin int // the lowest oom_score_adj that containers may be given
+
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu         sync.Mutex
+	containers map[string]*container
+	sandboxes  map[string]*sandbox
+	listeners  map[chan string]struct{}
+	cgroups    map[string]bool // already noted for Cleanup
+}
+
+var _ agent.Runtime = (*Runtime)(nil)
+
+// Open connects to containerd and finds again the sandboxes and containers of an earlier agent, whose output it goes on
+// recording. It needs root.
+func Open(ctx context.Context, cfg Config) (*Runtime, error) {
+	cfg.RegistryHosts = cmpOr(cfg.RegistryHosts, "/etc/containerd/certs.d")
+	cfg.LogSize = cmpOr(cfg.LogSize, 10<<20)
+	cfg.LogFiles = cmpOr(cfg.LogFiles, 5)
+	client, err := containerd.New(cfg.Address, containerd.WithDefaultNamespace(Namespace),
+		containerd.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 5 * time.Second,
+		})}))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd: %w", err)
+	}
+	r := &Runtime{
+		cfg: cfg, layout: NewLayout(cfg.Dir), client: client,
+		tasks: client.TaskService(), store: client.ContainerService(),
+		images:     imageCache{byTarget: map[string]*imageInfo{}},
+		containers: map[string]*container{}, sandboxes: map[string]*sandbox{}, listeners: map[chan string]struct{}{},
+		cgroups: map[string]bool{},
+	}
+	r.ctx, r.stop = context.WithCancel(namespaces.WithNamespace(context.Background(), Namespace))
+	if err := r.load(scope(ctx)); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	r.wg.Go(r.watch)
+	return r, nil
+}
+
+func (r *Runtime) load(ctx context.Context) error {
+	for _, d := range []string{r.layout.sandboxes(), r.layout.containers(), r.layout.Run} {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return fmt.Errorf("make the runtime's directories: %w", err)
+		}
+	}
+	name, err := r.pickSnapshotter(ctx)
+	if err != nil {
+		return err
+	}
+	r.snaps = r.client.SnapshotService(name)
+	r.images.snapshotter = name
+	if r.oomMin, err = lowestOOMScore(); err != nil {
+		return err
+	}
+	if r.oomMin > oomScoreMin {
+		r.cfg.Log.Warn("this process lacks CAP_SYS_RESOURCE: containers' oom_score_adj is raised to the lowest it may set",
+			"lowest", r.oomMin)
+	}
+	if err := r.loadSandboxes(); err != nil {
+		return err
+	}
+	return r.loadContainers(ctx)
+}
+
+// pickSnapshotter returns overlayfs, or native where the kernel or the file system refuses overlays.
+func (r *Runtime) pickSnapshotter(ctx context.Context) (string, error) {
+	for _, name := range []string{"overlayfs", "native"} {
+		if _, err := r.client.GetSnapshotterCapabilities(ctx, name); err == nil {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("containerd at %s has neither the overlayfs nor the native snapshotter, or does not answer", r.cfg.Address)
+}
+
+// Close stops watching and recording; what runs goes on and waits, if its pipes are full, for the next Open.
+func (r *Runtime) Close() error {
+	r.stop()
+	r.mu.Lock()
+	for _, c := range r.containers {
+		if c.io != nil {
+			c.io.detach()
+		}
+	}
+	r.mu.Unlock()
+	r.wg.Wait()
+	return r.client.Close()
+}
+
+// Version implements agent.Runtime.
+func (r *Runtime) Version(ctx context.Context) (string, error) {
+	v, err := r.client.Version(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask containerd for its version: %w", err)
+	}
+	return "containerd://" + trimV(v.Version), nil
+}
+
+// scope gives ctx our containerd namespace, which every service wants.
+func scope(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, Namespace) }
+
+func cmpOr[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+func trimV(version string) string { return strings.TrimPrefix(version, "v") }

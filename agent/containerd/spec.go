@@ -1,0 +1,333 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/cap"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"mgr/agent"
+)
+
+const (
+	defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	// annotationGroup makes containerd's shim serve all containers of a pod.
+	annotationGroup = "io.containerd.runc.v2.group"
+)
+
+// specBuilder turns a container's specification into that of the OCI runtime.
+type specBuilder struct {
+	*oci.Spec
+	r       *Runtime
+	sandbox *sandbox
+	spec    agent.ContainerSpec
+	image   *imageInfo
+}
+
+func (r *Runtime) buildSpec(c *container, s *sandbox, spec agent.ContainerSpec, image *imageInfo, rootfs []mount.Mount) (*oci.Spec, error) {
+	ctx := scope(context.Background())
+	base, err := oci.GenerateSpec(ctx, nil, &containers.Container{ID: c.info.ID})
+	if err != nil {
+		return nil, fmt.Errorf("make the default specification: %w", err)
+	}
+	b := &specBuilder{Spec: base, r: r, sandbox: s, spec: spec, image: image}
+	if err := b.process(); err != nil {
+		return nil, err
+	}
+	if err := b.user(rootfs); err != nil {
+		return nil, err
+	}
+	if err := b.capabilities(); err != nil {
+		return nil, err
+	}
+	b.namespaces(c)
+	b.mounts()
+	b.resources(c)
+	if spec.Privileged {
+		if err := b.privileged(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.devices(ctx); err != nil {
+		return nil, err
+	}
+	// After the capabilities: the default profile follows from them.
+	if err := b.seccomp(); err != nil {
+		return nil, err
+	}
+	return b.Spec, nil
+}
+
+// process sets what is executed.
+func (b *specBuilder) process() error {
+	entrypoint, args := b.image.config.Entrypoint, b.image.config.Cmd
+	if len(b.spec.Command) > 0 {
+		entrypoint, args = b.spec.Command, b.spec.Args
+	} else if len(b.spec.Args) > 0 {
+		args = b.spec.Args
+	}
+	p := b.Process
+	p.Args = slices.Concat(entrypoint, args)
+	if len(p.Args) == 0 {
+		return fmt.Errorf("neither image %s nor the container says which command to run", b.image.name)
+	}
+	p.Cwd = cmpOr(cmpOr(b.spec.WorkingDir, b.image.config.WorkingDir), "/")
+	p.Terminal = b.spec.TTY
+	p.NoNewPrivileges = b.spec.NoNewPrivileges && !b.spec.Privileged
+	p.Rlimits = nil // containerd's own
+	score := max(b.spec.OOMScoreAdj, b.r.oomMin)
+	p.OOMScoreAdj = &score
+
+	env := []string{defaultPath}
+	if b.sandbox.spec.Hostname != "" {
+		env = append(env, "HOSTNAME="+b.sandbox.spec.Hostname)
+	}
+	if b.spec.TTY {
+		env = append(env, "TERM=xterm")
+	}
+	p.Env = mergeEnv(env, b.image.config.Env, b.spec.Env)
+	b.Annotations = map[string]string{annotationGroup: b.spec.Pod.UID}
+	for k, v := range b.spec.Annotations {
+		b.Annotations[k] = v
+	}
+	b.Root.Readonly = b.spec.ReadOnlyRoot
+	return nil
+}
+
+// mergeEnv joins lists of NAME=value; a later value of a name takes the place of the earlier.
+func mergeEnv(lists ...[]string) []string {
+	var out []string
+	at := map[string]int{}
+	for _, list := range lists {
+		for _, kv := range list {
+			name, _, _ := strings.Cut(kv, "=")
+			if i, ok := at[name]; ok {
+				out[i] = kv
+				continue
+			}
+			at[name] = len(out)
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// capabilities sets the default ones, changed as the container wants.
+func (b *specBuilder) capabilities() error {
+	p := b.Process
+	caps := p.Capabilities.Bounding
+	known := cap.Known()
+	full := func(name string) (string, error) {
+		name = strings.ToUpper(name)
+		if !strings.HasPrefix(name, "CAP_") {
+			name = "CAP_" + name
+		}
+		if name != "CAP_ALL" && !slices.Contains(known, name) {
+			return "", fmt.Errorf("there is no capability %q", name)
+		}
+		return name, nil
+	}
+	if b.spec.Privileged {
+		b.setCapabilities(known)
+		return nil
+	}
+	has := func(list []string, name string) bool {
+		return slices.ContainsFunc(list, func(c string) bool { return strings.EqualFold(strings.TrimPrefix(c, "CAP_"), name) })
+	}
+	if has(b.spec.CapAdd, "ALL") {
+		caps = slices.Clone(known)
+	}
+	if has(b.spec.CapDrop, "ALL") {
+		caps = nil
+	}
+	for _, c := range b.spec.CapAdd {
+		name, err := full(c)
+		if err != nil {
+			return err
+		}
+		if name != "CAP_ALL" && !slices.Contains(caps, name) {
+			caps = append(caps, name)
+		}
+	}
+	for _, c := range b.spec.CapDrop {
+		name, err := full(c)
+		if err != nil {
+			return err
+		}
+		caps = slices.DeleteFunc(slices.Clone(caps), func(have string) bool { return have == name })
+	}
+	b.setCapabilities(caps)
+	return nil
+}
+
+func (b *specBuilder) setCapabilities(caps []string) {
+	b.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+}
+
+// namespaces makes the container join its pod's.
+func (b *specBuilder) namespaces(c *container) {
+	pod := b.sandbox.spec
+	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	if !pod.HostPID {
+		ns := specs.LinuxNamespace{Type: specs.PIDNamespace}
+		if pod.SharePID && c.info.Kind != kindInfra {
+			ns.Path = b.sandbox.path("pid")
+		}
+		list = append(list, ns)
+	}
+	kinds := map[string]specs.LinuxNamespaceType{"net": specs.NetworkNamespace, "uts": specs.UTSNamespace, "ipc": specs.IPCNamespace}
+	for name := range b.sandbox.pins() {
+		list = append(list, specs.LinuxNamespace{Type: kinds[name], Path: b.sandbox.path(name)})
+	}
+	if unified() {
+		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	b.Linux.Namespaces = list
+}
+
+// mounts are the default ones, then the container's own, which replace a default one of the same place.
+func (b *specBuilder) mounts() {
+	shm := specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rprivate"}}
+	if !b.sandbox.spec.HostIPC {
+		shm.Source = b.sandbox.path("shm")
+	}
+	cgroup := specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+		Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}}
+	list := []specs.Mount{}
+	for _, m := range b.Mounts {
+		switch m.Destination {
+		case "/run", "/dev/shm":
+		default:
+			list = append(list, m)
+		}
+	}
+	list = append(list, shm, cgroup)
+	list = slices.DeleteFunc(list, func(m specs.Mount) bool {
+		return slices.ContainsFunc(b.spec.Mounts, func(own specs.Mount) bool {
+			return filepath.Clean(own.Destination) == m.Destination
+		})
+	})
+	own := slices.Clone(b.spec.Mounts)
+	slices.SortStableFunc(own, func(x, y specs.Mount) int {
+		return strings.Count(filepath.Clean(x.Destination), "/") - strings.Count(filepath.Clean(y.Destination), "/")
+	})
+	b.Mounts = append(list, own...)
+	for _, m := range own { // a mount shared with the host needs a root that is
+		switch {
+		case slices.Contains(m.Options, "rshared") || slices.Contains(m.Options, "shared"):
+			b.Linux.RootfsPropagation = "rshared"
+		case (slices.Contains(m.Options, "rslave") || slices.Contains(m.Options, "slave")) && b.Linux.RootfsPropagation == "":
+			b.Linux.RootfsPropagation = "rslave"
+		}
+	}
+}
+
+// resources are the limits; the cgroup is named here and made by runc.
+func (b *specBuilder) resources(c *container) {
+	b.Linux.CgroupsPath = c.cgroup
+	res := b.Linux.Resources
+	cpu := &specs.LinuxCPU{}
+	if b.spec.CPUShares > 0 {
+		cpu.Shares = &b.spec.CPUShares
+	}
+	if b.spec.CPUQuota > 0 {
+		period := cmpOr(b.spec.CPUPeriod, 100_000)
+		cpu.Quota, cpu.Period = &b.spec.CPUQuota, &period
+	}
+	if cpu.Shares != nil || cpu.Quota != nil {
+		res.CPU = cpu
+	}
+	if b.spec.MemoryLimit > 0 {
+		res.Memory = &specs.LinuxMemory{Limit: &b.spec.MemoryLimit}
+	}
+	if b.spec.PidsLimit > 0 {
+		res.Pids = &specs.LinuxPids{Limit: &b.spec.PidsLimit}
+	}
+}
+
+// privileged opens what the default specification hides.
+func (b *specBuilder) privileged(ctx context.Context) error {
+	b.Linux.MaskedPaths, b.Linux.ReadonlyPaths = nil, nil
+	for i, m := range b.Mounts {
+		if m.Type == "sysfs" || m.Type == "cgroup" {
+			b.Mounts[i].Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "ro" })
+		}
+	}
+	if err := oci.WithHostDevices(ctx, nil, nil, b.Spec); err != nil {
+		return fmt.Errorf("list the host's devices: %w", err)
+	}
+	b.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+	return nil
+}
+
+// devices gives single devices of the host: PATH, or HOSTPATH:PATH[:rwm].
+func (b *specBuilder) devices(ctx context.Context) error {
+	for _, d := range b.spec.Devices {
+		parts := strings.SplitN(d, ":", 3)
+		host, inside, access := parts[0], parts[0], "rwm"
+		if len(parts) > 1 {
+			inside = parts[1]
+		}
+		if len(parts) > 2 {
+			access = parts[2]
+		}
+		if err := oci.WithDevices(host, inside, access)(ctx, nil, nil, b.Spec); err != nil {
+			return fmt.Errorf("device %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// seccomp sets the profile that filters system calls.
+func (b *specBuilder) seccomp() error {
+	profile := b.spec.SeccompProfile
+	if b.spec.Privileged || profile == "unconfined" {
+		return nil
+	}
+	if profile == "" || profile == "runtime/default" {
+		b.Linux.Seccomp = seccomp.DefaultProfile(b.Spec)
+		return nil
+	}
+	path, ok := strings.CutPrefix(profile, "localhost/")
+	if !ok {
+		return fmt.Errorf("seccomp profile %q is neither runtime/default, unconfined nor localhost/PATH", profile)
+	}
+	if err := seccomp.WithProfile(path)(context.Background(), nil, nil, b.Spec); err != nil {
+		return fmt.Errorf("seccomp profile %q: %w", profile, err)
+	}
+	return nil
+}
+
+// oomScoreMin is the lowest oom_score_adj there is.
+const oomScoreMin = -1000
+
+// lowestOOMScore is the lowest oom_score_adj that a container may be given by this process: without CAP_SYS_RESOURCE it
+// cannot be below our own, and runc would fail with a message that does not say so.
+func lowestOOMScore() (int, error) {
+	have, err := cap.Current()
+	if err != nil {
+		return 0, fmt.Errorf("read this process's capabilities: %w", err)
+	}
+	if slices.Contains(have, "CAP_SYS_RESOURCE") {
+		return oomScoreMin, nil
+	}
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0, fmt.Errorf("read this process's oom_score_adj: %w", err)
+	}
+	var score int
+	if _, err := fmt.Sscan(string(text), &score); err != nil {
+		return 0, errors.New("read this process's oom_score_adj: it is not a number")
+	}
+	return score, nil
+}

@@ -1,0 +1,209 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/containerd/fifo"
+)
+
+// slowReader is how long the output of a container waits for an attached client before the client is cut off.
+const slowReader = 10 * time.Second
+
+// fifoPaths are the named pipes between shim and agent. The shim holds both ends of each open: a container neither ends nor
+// loses output when the agent goes away, it only waits once the pipes are full.
+type fifoPaths struct{ dir, stdin, stdout, stderr string }
+
+func (r *Runtime) fifoPaths(c *container) fifoPaths {
+	dir := r.layout.fifos(c.info.ID)
+	p := fifoPaths{dir: dir, stdout: filepath.Join(dir, "stdout")}
+	if c.stdin {
+		p.stdin = filepath.Join(dir, "stdin")
+	}
+	if !c.tty {
+		p.stderr = filepath.Join(dir, "stderr")
+	}
+	return p
+}
+
+// stdio is the agent's end of a container's streams: one pump for each output, which writes the log and feeds the attached.
+type stdio struct {
+	paths  fifoPaths
+	log    *logWriter
+	logger *slog.Logger
+	cancel context.CancelFunc
+	done   chan struct{} // closed when all pumps have ended
+
+	stdin io.WriteCloser // nil without stdin
+
+	mu       sync.Mutex
+	attached map[*attachment]struct{}
+	closed   bool
+}
+
+// attachment is a client that gets a copy of the output from now on.
+type attachment struct {
+	stdout, stderr io.Writer
+	queue          chan chunk
+	gone           chan struct{} // closed by the client
+	slow           atomic.Bool
+}
+
+type chunk struct {
+	stderr bool
+	data   []byte
+}
+
+// openIO makes the container's pipes, or takes up those of an earlier agent, and begins to record what comes out of them.
+func (r *Runtime) openIO(c *container) error {
+	log, err := openLogWriter(c.info.LogPath, r.cfg.LogSize, r.cfg.LogFiles)
+	if err != nil {
+		return err
+	}
+	paths := r.fifoPaths(c)
+	if err := os.MkdirAll(paths.dir, 0o700); err != nil {
+		return errors.Join(fmt.Errorf("make the container's pipes: %w", err), log.close())
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	s := &stdio{paths: paths, log: log, logger: r.cfg.Log.With("container", c.info.ID), cancel: cancel,
+		done: make(chan struct{}), attached: map[*attachment]struct{}{}}
+	pipes := map[string]io.ReadCloser{}
+	for stream, path := range map[string]string{"stdout": paths.stdout, "stderr": paths.stderr} {
+		if path == "" {
+			continue
+		}
+		pipe, err := fifo.OpenFifo(ctx, path, syscall.O_RDONLY|syscall.O_CREAT|syscall.O_NONBLOCK, 0o600)
+		if err != nil {
+			cancel()
+			return errors.Join(fmt.Errorf("open the container's %s: %w", stream, err), log.close())
+		}
+		pipes[stream] = pipe
+	}
+	if paths.stdin != "" {
+		s.stdin, err = fifo.OpenFifo(ctx, paths.stdin, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_NONBLOCK, 0o600)
+		if err != nil {
+			cancel()
+			return errors.Join(fmt.Errorf("open the container's stdin: %w", err), log.close())
+		}
+	}
+	var pumps sync.WaitGroup
+	for stream, pipe := range pipes {
+		pumps.Go(func() { s.pump(stream, pipe) })
+	}
+	r.wg.Go(func() {
+		pumps.Wait()
+		s.finish()
+	})
+	c.io = s
+	return nil
+}
+
+// pump records one stream until it ends or is detached.
+func (s *stdio) pump(stream string, pipe io.ReadCloser) {
+	defer pipe.Close()
+	var cutter lineCutter
+	buf := make([]byte, 32<<10)
+	complain := sync.OnceFunc(func() { s.logger.Error("output of a container is lost: its log cannot be written") })
+	for {
+		n, err := pipe.Read(buf)
+		if n > 0 {
+			if lines := cutter.cut(buf[:n]); len(lines) > 0 && s.log.write(stream, lines) != nil {
+				complain()
+			}
+			s.feed(stream == "stderr", buf[:n])
+		}
+		if err != nil {
+			break
+		}
+	}
+	if rest := cutter.end(); rest != nil && s.log.write(stream, rest) != nil {
+		complain()
+	}
+}
+
+func (s *stdio) finish() {
+	s.mu.Lock()
+	s.closed = true
+	for a := range s.attached {
+		close(a.queue)
+	}
+	clear(s.attached)
+	s.mu.Unlock()
+	if s.stdin != nil {
+		_ = s.stdin.Close()
+	}
+	if err := s.log.close(); err != nil {
+		s.logger.Error("close the container's log", "err", err)
+	}
+	close(s.done)
+}
+
+// feed gives output to the attached clients. It waits for a slow one, as a terminal would, but not for ever: a client that
+// hangs must not stop a container.
+func (s *stdio) feed(stderr bool, data []byte) {
+	s.mu.Lock()
+	targets := make([]*attachment, 0, len(s.attached))
+	for a := range s.attached {
+		targets = append(targets, a)
+	}
+	s.mu.Unlock()
+	if len(targets) == 0 {
+		return
+	}
+	c := chunk{stderr: stderr, data: append([]byte(nil), data...)}
+	timer := time.NewTimer(slowReader)
+	defer timer.Stop()
+	for _, a := range targets {
+		select {
+		case a.queue <- c:
+		case <-a.gone:
+		case <-timer.C:
+			a.slow.Store(true)
+			s.leave(a)
+		}
+	}
+}
+
+// join attaches a client; false when the output has ended.
+func (s *stdio) join(a *attachment) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.attached[a] = struct{}{}
+	return true
+}
+
+// leave detaches a client, and closes its queue if that has not been done.
+func (s *stdio) leave(a *attachment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.attached[a]; ok {
+		delete(s.attached, a)
+		close(a.queue)
+	}
+}
+
+// drain waits until the streams have ended, at most for patience.
+func (s *stdio) drain(ctx context.Context, patience time.Duration) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// detach ends the recording; the pipes stay for the next agent.
+func (s *stdio) detach() { s.cancel() }
