@@ -60,7 +60,7 @@ func servicePorts(f *findings, s *corev1.Service, path *field.Path) {
 		f.required(path, "")
 	}
 	if headless(s) && hasNodePorts(s) {
-		f.invalid(field.NewPath("spec", "clusterIPs").Index(0), s.Spec.ClusterIPs[0], fmt.Sprintf("may not be set to 'None' for %s services", s.Spec.Type))
+		f.invalid(field.NewPath("spec", "clusterIPs").Index(0), s.Spec.ClusterIP, fmt.Sprintf("may not be set to 'None' for %s services", s.Spec.Type))
 	}
 	names, ports, nodePorts := seen{}, seen{}, seen{}
 	for i := range s.Spec.Ports {
