@@ -30,10 +30,13 @@ func validateService(f *findings, s, old *corev1.Service) {
 		clusterIPs(f, s, path)
 	}
 	for i, ip := range spec.ExternalIPs {
+		at, before := path.Child("externalIPs").Index(i), len(f.list)
 		if old == nil || !slices.Contains(old.Spec.ExternalIPs, ip) {
-			f.ip(path.Child("externalIPs").Index(i), ip)
+			f.ip(at, ip)
 		}
-		f.endpointIP(path.Child("externalIPs").Index(i), ip)
+		if len(f.list) == before {
+			f.endpointIP(at, ip)
+		}
 	}
 	loadBalancer(f, s, path)
 	trafficPolicies(f, s, path)
@@ -195,7 +198,7 @@ func trafficPolicies(f *findings, s *corev1.Service, path *field.Path) {
 	case s.Spec.HealthCheckNodePort != 0:
 		f.invalid(health, s.Spec.HealthCheckNodePort, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'")
 	}
-	if s.Spec.InternalTrafficPolicy == nil && hasClusterIP(s) {
+	if s.Spec.InternalTrafficPolicy == nil && (hasNodePorts(s) || s.Spec.Type == corev1.ServiceTypeClusterIP) {
 		f.required(path.Child("internalTrafficPolicy"), "")
 	}
 	optionalOneOf(f, path.Child("internalTrafficPolicy"), s.Spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)
