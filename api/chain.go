@@ -26,7 +26,6 @@ type contextKey int
 const (
 	loopbackKey contextKey = iota // *loopback: a request made inside this process
 	termKey                       // uint64: leadership term that fences the writes
-	answerKey                     // *recorder: the answer on its way
 )
 
 func termFrom(ctx context.Context) uint64 {
@@ -48,10 +47,10 @@ func newRequestInfoFactory() *request.RequestInfoFactory {
 // chain puts what every request goes through in front of the routes, outermost last.
 func (s *Server) chain(h http.Handler) http.Handler {
 	h = s.authorize(h)
-	h = impersonation.WithImpersonation(h, s.cfg.Authorizer, s.codecs)
+	h = impersonation.WithConstrainedImpersonation(h, s.cfg.Authorizer, s.codecs)
 	h = s.forward(h)
-	h = s.limit(h)
 	h = s.authenticate(h)
+	h = s.limit(h)
 	h = s.describe(h)
 	return s.observe(h)
 }
@@ -68,7 +67,7 @@ func (s *Server) observe(h http.Handler) http.Handler {
 		w.Header().Set("Audit-Id", id)
 		w.Header().Set("Cache-Control", "no-cache, private")
 		info := &request.RequestInfo{}
-		ctx := context.WithValue(request.WithRequestInfo(r.Context(), info), answerKey, rec)
+		ctx := request.WithRequestInfo(r.Context(), info)
 		defer func() {
 			p := recover()
 			if p == http.ErrAbortHandler {
@@ -109,7 +108,7 @@ func (s *Server) describe(h http.Handler) http.Handler {
 func (s *Server) limit(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
-		if longRunning(info) || loopbackFrom(r.Context()) != nil || fromPeer(r) {
+		if longRunning(info) || loopbackFrom(r.Context()) != nil || r.Header.Get(hopHeader) != "" {
 			h.ServeHTTP(w, r)
 			return
 		}

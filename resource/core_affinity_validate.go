@@ -2,7 +2,6 @@ package resource
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -180,6 +179,7 @@ func taintEffect(f *findings, e corev1.TaintEffect, at *field.Path) {
 }
 
 func (v *podSpecValidator) spreadConstraints(list []corev1.TopologySpreadConstraint, path *field.Path) {
+	pairs := seen{}
 	for i := range list {
 		c, at := &list[i], path.Index(i)
 		v.positive(at.Child("maxSkew"), int64(c.MaxSkew))
@@ -187,11 +187,8 @@ func (v *podSpecValidator) spreadConstraints(list []corev1.TopologySpreadConstra
 			v.required(at.Child("topologyKey"), "can not be empty")
 		}
 		optionalOneOf(&v.findings, at.Child("whenUnsatisfiable"), &c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)
-		again := slices.ContainsFunc(list[i+1:], func(o corev1.TopologySpreadConstraint) bool {
-			return o.TopologyKey == c.TopologyKey && o.WhenUnsatisfiable == c.WhenUnsatisfiable
-		})
-		if again {
-			v.add(field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)))
+		if pair := fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable); pairs.again(pair) {
+			v.add(field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), pair))
 		}
 		if c.MinDomains != nil {
 			v.positive(at.Child("minDomains"), int64(*c.MinDomains))

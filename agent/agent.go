@@ -1,0 +1,216 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"mgr/agent/env"
+	"mgr/agent/objects"
+	"mgr/agent/volume"
+)
+
+// Config of an agent. NodeName, Dir, Client, Runtime and Network are required.
+type Config struct {
+	NodeName string
+	Dir      string // state: pods' files and logs
+	Client   kubernetes.Interface
+	// Informers may be shared with the proxy; the agent uses services only. Nil: a factory of the agent's own.
+	Informers informers.SharedInformerFactory
+	Runtime   Runtime
+	Network   Network
+
+	NodeIPs       []netip.Addr
+	Labels        map[string]string
+	ClusterDNS    netip.Addr
+	ClusterDomain string
+	ManifestDir   string // static pods; "": none
+	CgroupRoot    string // parent of all pods' cgroups; "": kubepods
+	LogDir        string // of containers; "": Dir/logs
+	MaxPods       int    // 0: 110
+	// Capacity overrides what the machine has, so that simulated hosts can share one.
+	Capacity v1.ResourceList
+	// Reserved is what pods cannot have of the capacity.
+	Reserved v1.ResourceList
+
+	// Masters are the addresses ("host:port") known at the start; more are learned from the endpoints of the kubernetes
+	// service. OnMasters is told whenever the list changes, to pass it on to the client's transport.
+	Masters   []string
+	OnMasters func(addrs []string)
+	// DialTunnel opens the connection to a master on which the agent serves; nil: no tunnels.
+	DialTunnel func(ctx context.Context, addr string) (net.Conn, error)
+
+	Log *slog.Logger
+}
+
+// Agent runs the pods that are bound to its node.
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	runtime  Runtime
+	network  Network
+	client   kubernetes.Interface
+	objects  *objects.Cache
+	volumes  *volume.Manager
+	recorder record.EventRecorder
+	events   record.EventBroadcaster
+	lister   *lister
+
+	pods         cache.SharedIndexInformer
+	node         cache.SharedIndexInformer
+	services     corelisters.ServiceLister
+	servicesDone cache.InformerSynced
+
+	allocatable v1.ResourceList
+	capacity    v1.ResourceList
+
+	mu      sync.Mutex
+	workers map[string]*worker // by pod UID
+	static  map[string]*v1.Pod // wanted by the manifest directory, by UID
+	settled bool               // the API's pods are known: what is not wanted may be removed
+	wg      sync.WaitGroup     // workers
+	mirrors chan struct{}      // a mirror pod was deleted
+	begun   time.Time
+}
+
+// New prepares an agent; nothing happens before Run.
+func New(cfg Config) (*Agent, error) {
+	if cfg.NodeName == "" || cfg.Dir == "" || cfg.Client == nil || cfg.Runtime == nil || cfg.Network == nil {
+		return nil, errors.New("agent: NodeName, Dir, Client, Runtime and Network are required")
+	}
+	defaults(&cfg)
+	for _, dir := range []string{filepath.Join(cfg.Dir, "pods"), cfg.LogDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("making the agent's directories: %w", err)
+		}
+	}
+	a := &Agent{
+		cfg: cfg, log: cfg.Log, runtime: cfg.Runtime, network: cfg.Network, client: cfg.Client,
+		workers: map[string]*worker{}, static: map[string]*v1.Pod{}, mirrors: make(chan struct{}, 1), begun: time.Now(),
+	}
+	a.capacity, a.allocatable = resources(&cfg)
+	a.objects = objects.New(cfg.Client, a.refreshVolumes)
+	a.volumes = &volume.Manager{Dir: filepath.Join(cfg.Dir, "pods"), Client: cfg.Client, Objects: a.objects, Facts: func(p *v1.Pod) env.Facts { return a.facts(p, nil) }}
+	a.events = record.NewBroadcaster()
+	a.recorder = a.events.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.NodeName})
+	a.lister = newLister(cfg.Runtime, a.deliver, cfg.Log)
+	a.makeInformers()
+	return a, nil
+}
+
+func defaults(cfg *Config) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ClusterDomain == "" {
+		cfg.ClusterDomain = "cluster.local"
+	}
+	if cfg.CgroupRoot == "" {
+		cfg.CgroupRoot = "kubepods"
+	}
+	if cfg.LogDir == "" {
+		cfg.LogDir = filepath.Join(cfg.Dir, "logs")
+	}
+	if cfg.MaxPods == 0 {
+		cfg.MaxPods = 110
+	}
+}
+
+func (a *Agent) makeInformers() {
+	pods := informers.NewSharedInformerFactoryWithOptions(a.client, 0,
+		informers.WithTransform(stripManaged), informers.WithTweakListOptions(fieldTweak("spec.nodeName", a.cfg.NodeName)))
+	a.pods = pods.Core().V1().Pods().Informer()
+	nodes := informers.NewSharedInformerFactoryWithOptions(a.client, 0,
+		informers.WithTransform(stripManaged), informers.WithTweakListOptions(fieldTweak("metadata.name", a.cfg.NodeName)))
+	a.node = nodes.Core().V1().Nodes().Informer()
+	if a.cfg.Informers == nil {
+		a.cfg.Informers = informers.NewSharedInformerFactoryWithOptions(a.client, 0, informers.WithTransform(stripManaged))
+	}
+	services := a.cfg.Informers.Core().V1().Services()
+	a.services, a.servicesDone = services.Lister(), services.Informer().HasSynced
+}
+
+// Run starts the node and blocks until ctx is done; the pods go on without it.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer a.wg.Wait()
+	defer a.objects.Close()
+	defer a.events.Shutdown()
+	defer cancel()
+	if err := a.lister.first(ctx); err != nil {
+		return fmt.Errorf("listing the containers of this node: %w", err)
+	}
+	a.events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
+	reg, err := a.pods.AddEventHandler(a.podHandler(ctx))
+	if err != nil {
+		return fmt.Errorf("watching pods: %w", err)
+	}
+	for _, run := range []func(context.Context){
+		a.lister.run, a.watchExits, a.runNode, a.runLease, a.runStatic, a.runTunnels,
+		a.pods.RunWithContext, a.node.RunWithContext,
+		func(ctx context.Context) { a.settle(ctx, reg) },
+	} {
+		wg.Go(func() { run(ctx) })
+	}
+	a.cfg.Informers.StartWithContext(ctx)
+	<-ctx.Done()
+	return nil
+}
+
+// watchExits turns the runtime's notices into listings. A slow listing now and then finds what a notice missed.
+func (a *Agent) watchExits(ctx context.Context) {
+	exits := a.runtime.Exits(ctx)
+	slow := time.NewTicker(30 * time.Second)
+	defer slow.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-exits:
+			if !ok {
+				exits = nil
+				continue
+			}
+		case <-slow.C:
+		}
+		a.lister.kick()
+	}
+}
+
+func (a *Agent) facts(_ *v1.Pod, ips []netip.Addr) env.Facts {
+	return env.Facts{NodeName: a.cfg.NodeName, HostIPs: a.cfg.NodeIPs, PodIPs: ips, Allocatable: a.allocatable}
+}
+
+func fieldTweak(field, value string) func(*metav1.ListOptions) {
+	selector := fields.OneTermEqualSelector(field, value).String()
+	return func(o *metav1.ListOptions) { o.FieldSelector = selector }
+}
+
+// stripManaged drops what the agent never reads and would otherwise keep in memory.
+func stripManaged(o any) (any, error) {
+	if m, ok := o.(metav1.Object); ok {
+		m.SetManagedFields(nil)
+	}
+	return o, nil
+}

@@ -1,0 +1,261 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"mgr/agent/probe"
+	"mgr/agent/volume"
+)
+
+// start creates and starts one instance of a container, and runs its postStart hook.
+func (w *worker) start(e errand, attempt int, now time.Time) {
+	m := e.member
+	if m.exited() {
+		m.restarted(now)
+	}
+	job := startJob{
+		w: w, pod: w.view.Pod, ref: w.ref(), spec: m.Spec, role: m.Role, attempt: attempt,
+		ips: w.view.IPs, netns: w.view.NetNS, mounts: w.mounts, imageID: m.ImageID,
+	}
+	if m.Previous != nil {
+		job.outdated = m.Previous.ID
+	}
+	m.ImageReady = false
+	w.effect(e.ctx, func(ctx context.Context) func(time.Time) {
+		err := job.create(ctx)
+		if err == nil && job.spec.Lifecycle != nil && job.spec.Lifecycle.PostStart != nil {
+			w.post(func(now time.Time) { w.started(m, &job, now) })
+			err = job.postStart(ctx)
+		}
+		return func(now time.Time) { w.startDone(e, &job, err, now) }
+	})
+}
+
+// started takes a running instance into the view.
+func (w *worker) started(m *member, job *startJob, now time.Time) {
+	if m.Current != nil && m.Current.ID != job.id {
+		m.Previous = m.Current
+	}
+	m.Current = &Container{
+		ID: job.id, Pod: job.ref, Name: m.Spec.Name, Kind: job.role.String(), Attempt: job.attempt, Image: job.spec.Image,
+		ImageID: job.imageID, Hash: containerHash(job.spec), State: ContainerRunning, Created: now, Started: now, LogPath: job.logPath,
+	}
+	m.Wait, m.Kill, m.Starts, m.Hooked = nil, nil, 0, false
+	m.Started, m.Ready = false, false
+	w.touched[m.Spec.Name] = now
+}
+
+func (w *worker) startDone(e errand, job *startJob, err error, now time.Time) {
+	cancelled := e.ctx.Err() != nil
+	if !w.closed(e) {
+		return
+	}
+	m := e.member
+	if job.running && !(m.Current != nil && m.Current.ID == job.id) {
+		w.started(m, job, now)
+	}
+	if err == nil {
+		m.Hooked, m.Starts = true, 0
+		m.Started, m.Ready = m.Spec.StartupProbe == nil, m.Spec.ReadinessProbe == nil
+		return
+	}
+	if job.running {
+		// The hook failed: the instance is killed and restarted like one that failed by itself.
+		m.Kill = &killing{Message: "FailedPostStartHook", Grace: w.view.grace()}
+		w.a.lister.again(w.uid)
+		return
+	}
+	var waiting *errWaiting
+	if cancelled || !errors.As(err, &waiting) {
+		return
+	}
+	m.Wait = &v1.ContainerStateWaiting{Reason: waiting.Reason, Message: waiting.Error()}
+	m.Retry = now.Add(grow(time.Second, 10*time.Second, m.Starts))
+	m.Starts++
+	if job.id != "" {
+		w.touched[m.Spec.Name] = time.Time{}
+		w.a.lister.again(w.uid)
+	}
+	w.containerEvent(m, v1.EventTypeWarning, "Failed", "Error: %v", waiting)
+}
+
+// startJob is what the start of one instance needs to know; it runs beside the worker.
+type startJob struct {
+	w        *worker
+	pod      *v1.Pod
+	ref      PodRef
+	spec     *v1.Container
+	role     role
+	attempt  int
+	ips      []netip.Addr
+	netns    string
+	mounts   volume.Mounts
+	imageID  string
+	outdated string // a dead instance to be removed
+
+	id      string
+	logPath string
+	running bool
+}
+
+func (j *startJob) create(ctx context.Context) error {
+	a := j.w.a
+	for _, c := range a.lister.of(j.ref.UID) {
+		if c.Name == j.spec.Name && (c.State == ContainerCreated || c.ID == j.outdated) {
+			if err := a.runtime.RemoveContainer(ctx, c.ID); err != nil {
+				j.w.log.Warn("removing an old container", "id", c.ID, "err", err)
+			}
+		}
+	}
+	spec, err := j.containerSpec(ctx)
+	if err != nil {
+		return &errWaiting{"CreateContainerConfigError", err}
+	}
+	j.logPath = spec.LogPath
+	if j.id, err = a.runtime.CreateContainer(ctx, spec); err != nil {
+		return &errWaiting{"CreateContainerError", err}
+	}
+	j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeNormal, "Created", "Container created")
+	if err := a.runtime.StartContainer(ctx, j.id); err != nil {
+		return &errWaiting{"RunContainerError", err}
+	}
+	j.running = true
+	j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeNormal, "Started", "Container started")
+	return nil
+}
+
+func (j *startJob) postStart(ctx context.Context) error {
+	if err := j.w.hook(ctx, j.pod, j.spec, j.id, j.ips, j.spec.Lifecycle.PostStart); err != nil {
+		j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+		return fmt.Errorf("postStart hook: %w", err)
+	}
+	return nil
+}
+
+// stop ends a container: preStop hook, stop signal, and after the grace a kill. again: another stop is in flight, only its
+// deadline shrinks.
+func (w *worker) stop(e errand, a action, again bool, now time.Time) {
+	m := e.member
+	m.StopBy = now.Add(a.Grace)
+	message := a.Message
+	if message == "" {
+		message = "Stopping container " + m.Spec.Name
+	}
+	if !again {
+		w.containerEvent(m, v1.EventTypeNormal, "Killing", "%s", message)
+	}
+	pod, spec, id, ips, grace, by := w.view.Pod, m.Spec, m.Current.ID, w.view.IPs, a.Grace, m.StopBy
+	w.effect(e.ctx, func(ctx context.Context) func(time.Time) {
+		if !again && spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil {
+			grace = w.preStop(ctx, pod, spec, id, ips, by)
+		}
+		w.stopUntilDone(ctx, id, grace)
+		// The listing is in the inbox before the container counts as free, so the exit is seen first.
+		w.a.lister.again(w.uid)
+		w.a.lister.sync(ctx)
+		return func(now time.Time) {
+			w.take(now)
+			w.closed(e)
+		}
+	})
+}
+
+// preStop runs the hook and returns what is left of the grace, at least two seconds.
+func (w *worker) preStop(ctx context.Context, pod *v1.Pod, spec *v1.Container, id string, ips []netip.Addr, by time.Time) time.Duration {
+	hookCtx, cancel := context.WithDeadline(ctx, by)
+	defer cancel()
+	if err := w.hook(hookCtx, pod, spec, id, ips, spec.Lifecycle.PreStop); err != nil && ctx.Err() == nil {
+		w.refEvent(pod, spec.Name, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+		w.log.Warn("preStop hook", "container", spec.Name, "err", err)
+	}
+	return max(time.Until(by), 2*time.Second)
+}
+
+// stopUntilDone repeats the stop while the runtime is away.
+func (w *worker) stopUntilDone(ctx context.Context, id string, grace time.Duration) {
+	for {
+		err := w.a.runtime.StopContainer(ctx, id, grace)
+		if err == nil || errors.Is(err, ErrNoContainer) || ctx.Err() != nil {
+			return
+		}
+		w.log.Warn("stopping a container", "id", id, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// hook runs a lifecycle handler.
+func (w *worker) hook(ctx context.Context, pod *v1.Pod, spec *v1.Container, id string, ips []netip.Addr, h *v1.LifecycleHandler) error {
+	switch {
+	case h.Exec != nil:
+		out, code, err := w.a.execCombined(ctx, id, h.Exec.Command)
+		if err == nil && code != 0 {
+			err = fmt.Errorf("command %q exited with %d: %s", strings.Join(h.Exec.Command, " "), code, out)
+		}
+		return err
+	case h.HTTPGet != nil:
+		r, err := probe.Request(ctx, h.HTTPGet, w.target(spec, id, ips))
+		if err != nil {
+			return err
+		}
+		resp, err := hookClient.Do(r)
+		if err != nil {
+			return err
+		}
+		return resp.Body.Close()
+	case h.Sleep != nil:
+		select {
+		case <-time.After(time.Duration(h.Sleep.Seconds) * time.Second):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("invalid handler: %v", h)
+}
+
+var hookClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// execCombined runs a command in a container and returns the head of its output, both streams mixed.
+func (a *Agent) execCombined(ctx context.Context, id string, command []string) (string, int, error) {
+	var out headBuffer
+	code, err := a.runtime.Exec(ctx, id, ExecSpec{Command: command, Streams: Streams{Stdout: &out, Stderr: &out}})
+	return out.String(), code, err
+}
+
+// headBuffer keeps the first 10 kB written to it, by any goroutine.
+type headBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (h *headBuffer) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if room := 10<<10 - h.buf.Len(); room > 0 {
+		h.buf.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+func (h *headBuffer) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.buf.String()
+}
+
+var _ io.Writer = (*headBuffer)(nil)

@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+// begin starts one action. It reports whether the view was changed at once, so that step should be asked again.
+func (w *worker) begin(ctx context.Context, a action, now time.Time) (decided bool) {
+	m := w.view.member(a.Member)
+	switch a.Verb {
+	case doPrepare:
+		w.prepare(ctx)
+	case doMount:
+		w.mount(ctx)
+	case doPull:
+		w.pull(w.open(ctx, m, taskPull))
+	case doStart:
+		w.start(w.open(ctx, m, taskStart), a.Attempt, now)
+	case doStop:
+		again := m.Busy == taskStop
+		w.stop(w.open(ctx, m, taskStop), a, again, now)
+	case doCancel:
+		w.cancels[a.Member]()
+	case doHoldRestart:
+		w.holdRestart(m)
+		return true
+	case doHoldPull:
+		w.holdPull(m)
+		return true
+	case doFail:
+		w.view.Verdict = &verdict{a.Reason, a.Message}
+		w.event(v1.EventTypeNormal, a.Reason, "%s", a.Message)
+		return true
+	case doRelease:
+		w.release(ctx)
+	case doRemove:
+		w.remove(ctx)
+	case doDelete:
+		w.deleteAPI(ctx)
+	}
+	return false
+}
+
+// errand identifies one effect on a container.
+type errand struct {
+	ctx    context.Context
+	member *member
+	number int
+}
+
+// open marks the container busy and gives its effect a context of its own, ending an earlier effect.
+func (w *worker) open(ctx context.Context, m *member, t task) errand {
+	if cancel := w.cancels[m.Spec.Name]; cancel != nil {
+		cancel()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	w.cancels[m.Spec.Name] = cancel
+	w.errands++
+	m.Busy, m.Errand = t, w.errands
+	return errand{ctx, m, w.errands}
+}
+
+// closed marks the container free again; false if another effect has taken this one's place.
+func (w *worker) closed(e errand) bool {
+	m := e.member
+	if m.Errand != e.number {
+		return false
+	}
+	m.Busy = taskNone
+	if cancel := w.cancels[m.Spec.Name]; cancel != nil {
+		cancel()
+		delete(w.cancels, m.Spec.Name)
+	}
+	return true
+}
+
+func (w *worker) ref() PodRef {
+	p := w.view.Pod
+	return PodRef{Namespace: p.Namespace, Name: p.Name, UID: w.uid}
+}
+
+func (w *worker) prepare(ctx context.Context) {
+	w.view.Sandbox.begin()
+	spec := w.a.sandboxSpec(w.view.Pod, w.ref())
+	ports := hostPorts(w.view.Pod)
+	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		sandbox, err := w.a.runtime.EnsureSandbox(ctx, spec)
+		var ips []netip.Addr
+		if err == nil && !spec.HostNetwork {
+			ips, err = w.a.network.Setup(ctx, PodNetwork{UID: w.uid, Namespace: spec.Pod.Namespace, Name: spec.Pod.Name, NetNS: sandbox.NetNS, HostPorts: ports})
+			if err == nil && len(ips) == 0 {
+				err = errors.New("the pod network gave no address")
+			}
+		}
+		return func(now time.Time) {
+			v := &w.view
+			v.Sandbox.end(err, now, time.Second, time.Minute)
+			if err != nil {
+				if ctx.Err() == nil {
+					w.event(v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+				}
+				return
+			}
+			v.NetNS, v.IPs = sandbox.NetNS, ips
+		}
+	})
+}
+
+func hostPorts(pod *v1.Pod) []HostPort {
+	var out []HostPort
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			for _, p := range list[i].Ports {
+				if p.HostPort > 0 {
+					out = append(out, HostPort{Protocol: string(p.Protocol), HostIP: p.HostIP, HostPort: p.HostPort, ContainerPort: p.ContainerPort})
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (w *worker) mount(ctx context.Context) {
+	w.view.Volumes.begin()
+	w.stale = false
+	pod := w.view.Pod
+	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		mounts, next, err := w.a.volumes.Mount(ctx, pod)
+		return func(now time.Time) {
+			w.view.Volumes.end(err, now, 500*time.Millisecond, 10*time.Second)
+			w.refresh = next
+			if err == nil {
+				w.mounts = mounts
+			} else if ctx.Err() == nil && w.view.Volumes.Tries <= 1 || w.view.Volumes.Tries%6 == 0 {
+				w.mountFailed(err)
+			}
+		}
+	})
+}
+
+func (w *worker) mountFailed(err error) {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		for _, e := range joined.Unwrap() {
+			w.event(v1.EventTypeWarning, "FailedMount", "%v", e)
+		}
+		return
+	}
+	w.event(v1.EventTypeWarning, "FailedMount", "%v", err)
+}
+
+// syncVolumes brings mounted content up to date after a change of what it shows, or before a token expires.
+func (w *worker) syncVolumes(ctx context.Context, now time.Time) {
+	v := &w.view
+	due := w.stale || !w.refresh.IsZero() && !now.Before(w.refresh)
+	if v.Volumes.Busy || v.ending() {
+		w.refresh = time.Time{}
+		return
+	}
+	if !due {
+		return
+	}
+	w.stale, w.refresh = false, time.Time{}
+	if !v.Volumes.Done {
+		v.Volumes.Retry = now // what was missing may be there now
+		w.tell(func(*inbox) {})
+		return
+	}
+	v.Volumes.Busy = true
+	pod := v.Pod
+	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		mounts, next, err := w.a.volumes.Mount(ctx, pod)
+		return func(now time.Time) {
+			v.Volumes.Busy = false
+			w.refresh = next
+			if err != nil {
+				// The content that is there stays; a source that was deleted is not news to the containers.
+				w.log.Warn("refreshing volumes", "err", err)
+				w.refresh = now.Add(time.Minute)
+				return
+			}
+			w.mounts = mounts
+		}
+	})
+}
+
+func (w *worker) holdRestart(m *member) {
+	message := fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", m.RestartDelay, m.Spec.Name, w.view.Pod.Name, w.view.Pod.Namespace, w.uid)
+	m.Wait = &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: message}
+	w.containerEvent(m, v1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s_%s(%s)", m.Spec.Name, w.view.Pod.Name, w.view.Pod.Namespace, w.uid)
+}
+
+func (w *worker) holdPull(m *member) {
+	m.Wait = &v1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: fmt.Sprintf("Back-off pulling image %q: ErrImagePull: %s", m.Spec.Image, m.Wait.Message)}
+	w.containerEvent(m, v1.EventTypeNormal, "BackOff", "Back-off pulling image %q", m.Spec.Image)
+	w.containerEvent(m, v1.EventTypeWarning, "Failed", "Error: ImagePullBackOff")
+}
+
+// release gives back what an ended pod holds of the node while its containers stay readable for logs.
+func (w *worker) release(ctx context.Context) {
+	w.view.Release.begin()
+	w.a.objects.Hold(w.uid, nil)
+	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		err := errors.Join(w.a.network.Teardown(ctx, w.uid), w.a.volumes.Unmount(w.uid))
+		return func(now time.Time) {
+			w.view.Release.end(err, now, time.Second, time.Minute)
+			if err != nil && ctx.Err() == nil {
+				w.log.Warn("giving back network and volumes", "err", err)
+			}
+		}
+	})
+}
+
+func (w *worker) remove(ctx context.Context) {
+	w.view.Remove.begin()
+	pod := w.ref()
+	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		err := w.a.scrub(ctx, pod)
+		return func(now time.Time) {
+			w.view.Remove.end(err, now, time.Second, time.Minute)
+			if err != nil && ctx.Err() == nil {
+				w.event(v1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
+			}
+		}
+	})
+}
+
+// scrub removes every trace of a pod from the node.
+func (a *Agent) scrub(ctx context.Context, pod PodRef) error {
+	if err := a.runtime.RemoveSandbox(ctx, pod.UID); err != nil {
+		return err
+	}
+	if err := a.volumes.Remove(pod.UID); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(a.logDir(pod)); err != nil {
+		return fmt.Errorf("removing logs: %w", err)
+	}
+	return nil
+}
+
+func (a *Agent) logDir(pod PodRef) string {
+	return filepath.Join(a.cfg.LogDir, pod.Namespace+"_"+pod.Name+"_"+pod.UID)
+}
+
+func (w *worker) deleteAPI(ctx context.Context) {
+	w.view.Delete.begin()
+	target := w.status.target
+	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		err := w.a.deletePod(ctx, target)
+		return func(now time.Time) {
+			w.view.Delete.end(err, now, 500*time.Millisecond, 5*time.Second)
+			if err != nil && ctx.Err() == nil {
+				w.log.Warn("deleting the pod's object", "err", err)
+			}
+		}
+	})
+}
+
+// deletePod ends an object's graceful deletion. It is no error if that very object is not there any more.
+func (a *Agent) deletePod(ctx context.Context, p PodRef) error {
+	options := metav1.NewPreconditionDeleteOptions(p.UID)
+	options.GracePeriodSeconds = ptr.To[int64](0)
+	err := a.client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, *options)
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+// errWaiting carries the reason that a container's status shows while it cannot be started.
+type errWaiting struct {
+	Reason string
+	Err    error
+}
+
+func (e *errWaiting) Error() string { return e.Err.Error() }
+func (e *errWaiting) Unwrap() error { return e.Err }

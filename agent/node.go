@@ -1,0 +1,240 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
+)
+
+const (
+	// KubeletVersion is what the node reports itself to be compatible with.
+	KubeletVersion = "v1.37.2+mgr"
+
+	leaseEvery    = time.Second
+	leaseDuration = 4 // seconds
+	nodeEvery     = 10 * time.Second
+)
+
+// self is the node's object as last seen; nil before the first sight.
+func (a *Agent) self() *v1.Node {
+	o, ok, err := a.node.GetStore().GetByKey(a.cfg.NodeName)
+	if err != nil || !ok {
+		return nil
+	}
+	return o.(*v1.Node)
+}
+
+// runNode registers the node and keeps its object true. A node at rest writes nothing: being alive is the lease's matter.
+func (a *Agent) runNode(ctx context.Context) {
+	changed := make(chan struct{}, 1)
+	signal := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	_, err := a.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { signal() }, UpdateFunc: func(_, _ any) { signal() }, DeleteFunc: func(any) { signal() },
+	})
+	if err != nil {
+		a.log.Error("watching the node's object", "err", err)
+		return
+	}
+	tries := 0
+	for {
+		wait := nodeEvery
+		if err := a.syncNode(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("the node's object is not up to date", "err", err)
+			wait = grow(200*time.Millisecond, 5*time.Second, tries)
+			tries++
+		} else {
+			tries = 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// syncNode creates the object or patches what differs: our labels in its metadata, and its status.
+func (a *Agent) syncNode(ctx context.Context) error {
+	health := a.health(ctx)
+	node := a.self()
+	if node == nil {
+		if !a.node.HasSynced() {
+			got, err := a.client.CoreV1().Nodes().Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
+			if err != nil && !apierrors.IsNotFound(err) {
+				return err
+			}
+			if err == nil {
+				node = got
+			}
+		}
+		if node == nil {
+			return a.register(ctx, health)
+		}
+	}
+	want := node.DeepCopy()
+	for k, v := range a.labels() {
+		if want.Labels == nil {
+			want.Labels = map[string]string{}
+		}
+		want.Labels[k] = v
+	}
+	if !maps.Equal(node.Labels, want.Labels) {
+		if err := a.patchNode(ctx, node, want, ""); err != nil {
+			return err
+		}
+	}
+	a.fillStatus(&want.Status, health, time.Now())
+	if equality.Semantic.DeepEqual(node.Status, want.Status) {
+		return nil
+	}
+	return a.patchNode(ctx, node, want, "status")
+}
+
+func (a *Agent) patchNode(ctx context.Context, from, to *v1.Node, sub string) error {
+	before, err := json.Marshal(from)
+	if err != nil {
+		return fmt.Errorf("encoding the node: %w", err)
+	}
+	after, err := json.Marshal(to)
+	if err != nil {
+		return fmt.Errorf("encoding the node: %w", err)
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(before, after, v1.Node{})
+	if err != nil {
+		return fmt.Errorf("comparing nodes: %w", err)
+	}
+	var subs []string
+	if sub != "" {
+		subs = []string{sub}
+	}
+	_, err = a.client.CoreV1().Nodes().Patch(ctx, from.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, subs...)
+	return err
+}
+
+func (a *Agent) register(ctx context.Context, health []condition) error {
+	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: a.labels()}}
+	a.fillStatus(&node.Status, health, time.Now())
+	_, err := a.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+	if err == nil {
+		a.log.Info("node registered", "node", a.cfg.NodeName)
+	}
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
+// fillStatus sets what the agent owns in the status; conditions of others and extended resources stay.
+func (a *Agent) fillStatus(s *v1.NodeStatus, health []condition, now time.Time) {
+	s.Capacity, s.Allocatable = overlay(s.Capacity, a.capacity), overlay(s.Allocatable, a.allocatable)
+	s.Addresses = nil
+	for _, ip := range a.cfg.NodeIPs {
+		s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip.String()})
+	}
+	s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: a.cfg.NodeName})
+	info := nodeInfo()
+	if v := health[0].version; v != "" {
+		info.ContainerRuntimeVersion = v
+	} else {
+		info.ContainerRuntimeVersion = s.NodeInfo.ContainerRuntimeVersion
+	}
+	s.NodeInfo = info
+	for _, h := range health {
+		c := v1.NodeCondition{Type: h.kind, Status: h.status, Reason: h.reason, Message: h.message,
+			LastHeartbeatTime: seconds(now), LastTransitionTime: seconds(now)}
+		setNodeCondition(s, c)
+	}
+}
+
+func setNodeCondition(s *v1.NodeStatus, c v1.NodeCondition) {
+	for i, old := range s.Conditions {
+		if old.Type != c.Type {
+			continue
+		}
+		if old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+			if old.Reason == c.Reason && old.Message == c.Message {
+				c.LastHeartbeatTime = old.LastHeartbeatTime
+			}
+		}
+		s.Conditions[i] = c
+		return
+	}
+	s.Conditions = append(s.Conditions, c)
+}
+
+func overlay(base, own v1.ResourceList) v1.ResourceList {
+	out := base.DeepCopy()
+	if out == nil {
+		out = v1.ResourceList{}
+	}
+	maps.Copy(out, own)
+	return out
+}
+
+// runLease says every second that the node is alive. The lease lives in the leader's memory.
+func (a *Agent) runLease(ctx context.Context) {
+	every := time.NewTicker(leaseEvery)
+	defer every.Stop()
+	var lease *coordinationv1.Lease
+	for {
+		next, err := a.renew(ctx, lease)
+		lease = next
+		if err != nil && ctx.Err() == nil {
+			a.log.Debug("renewing the node's lease", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+	}
+}
+
+// renew updates the lease it is given, or finds or makes it; nil after an error means to begin anew.
+func (a *Agent) renew(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+	// A renewal that takes longer than the lease lasts is worthless.
+	ctx, cancel := context.WithTimeout(ctx, leaseDuration*time.Second)
+	defer cancel()
+	leases := a.client.CoordinationV1().Leases(v1.NamespaceNodeLease)
+	if lease == nil {
+		got, err := leases.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return leases.Create(ctx, a.fillLease(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Namespace: v1.NamespaceNodeLease}}), metav1.CreateOptions{})
+		case err != nil:
+			return nil, err
+		}
+		lease = got
+	}
+	return leases.Update(ctx, a.fillLease(lease), metav1.UpdateOptions{})
+}
+
+func (a *Agent) fillLease(l *coordinationv1.Lease) *coordinationv1.Lease {
+	l = l.DeepCopy()
+	l.Spec.HolderIdentity = ptr.To(a.cfg.NodeName)
+	l.Spec.LeaseDurationSeconds = ptr.To[int32](leaseDuration)
+	l.Spec.RenewTime = ptr.To(metav1.NowMicro())
+	if node := a.self(); node != nil && len(l.OwnerReferences) == 0 {
+		l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
+	}
+	return l
+}

@@ -1,0 +1,276 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/ptr"
+
+	"mgr/agent/env"
+)
+
+// containerHash changes when a container must be replaced; only the image of a running pod can change.
+func containerHash(c *v1.Container) string {
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s\x00%s", c.Name, c.Image)
+	return strconv.FormatUint(uint64(h.Sum32()), 16)
+}
+
+func (a *Agent) sandboxSpec(pod *v1.Pod, ref PodRef) SandboxSpec {
+	s := SandboxSpec{
+		Pod: ref, Hostname: a.hostname(pod),
+		HostNetwork: pod.Spec.HostNetwork, HostIPC: pod.Spec.HostIPC, HostPID: pod.Spec.HostPID,
+		SharePID:     ptr.Deref(pod.Spec.ShareProcessNamespace, false),
+		CgroupParent: a.cgroup(pod, ref.UID),
+	}
+	if sc := pod.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
+		s.Sysctls = map[string]string{}
+		for _, c := range sc.Sysctls {
+			s.Sysctls[strings.ReplaceAll(c.Name, "/", ".")] = c.Value
+		}
+	}
+	return s
+}
+
+// cgroup is the pod's place: <root>/pod<uid> for guaranteed pods, one level down by class for the others.
+func (a *Agent) cgroup(pod *v1.Pod, uid string) string {
+	class := ""
+	switch qosClass(pod) {
+	case v1.PodQOSBurstable:
+		class = "burstable"
+	case v1.PodQOSBestEffort:
+		class = "besteffort"
+	}
+	return filepath.Join("/", a.cfg.CgroupRoot, class, "pod"+uid)
+}
+
+// containerSpec resolves everything the runtime needs for one instance.
+func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
+	a, c := j.w.a, j.spec
+	vars, err := a.environment(ctx, j)
+	if err != nil {
+		return ContainerSpec{}, err
+	}
+	mounts, err := j.makeMounts(vars)
+	if err != nil {
+		return ContainerSpec{}, err
+	}
+	s := ContainerSpec{
+		Pod: j.ref, Name: c.Name, Attempt: j.attempt, Image: c.Image,
+		Command: env.ExpandAll(c.Command, vars.Lookup), Args: env.ExpandAll(c.Args, vars.Lookup),
+		Env: vars.List(), WorkingDir: c.WorkingDir, Mounts: mounts,
+		LogPath: filepath.Join(a.logDir(j.ref), c.Name, strconv.Itoa(j.attempt)+".log"),
+		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
+		Hash: containerHash(c), Kind: j.role.String(),
+		OOMScoreAdj: oomScoreAdj(j.pod, c, a.capacity.Memory().Value()),
+	}
+	if err := os.MkdirAll(filepath.Dir(s.LogPath), 0o755); err != nil {
+		return s, fmt.Errorf("making the log directory: %w", err)
+	}
+	limits(&s, c)
+	security(&s, j.pod, c)
+	return s, j.checkUser(ctx, &s)
+}
+
+// limits translates resources to what the kernel counts in.
+func limits(s *ContainerSpec, c *v1.Container) {
+	cpu, limit := c.Resources.Requests.Cpu(), c.Resources.Limits.Cpu()
+	if cpu.IsZero() {
+		cpu = limit
+	}
+	s.CPUShares = uint64(max(cpu.MilliValue()*1024/1000, 2))
+	if !limit.IsZero() {
+		s.CPUPeriod = 100_000
+		s.CPUQuota = max(limit.MilliValue()*100_000/1000, 1000)
+	}
+	s.MemoryLimit = c.Resources.Limits.Memory().Value()
+}
+
+// security merges the pod's and the container's security contexts; the container's wins.
+func security(s *ContainerSpec, pod *v1.Pod, c *v1.Container) {
+	psc, sc := pod.Spec.SecurityContext, c.SecurityContext
+	if psc == nil {
+		psc = &v1.PodSecurityContext{}
+	}
+	if sc == nil {
+		sc = &v1.SecurityContext{}
+	}
+	s.User, s.Group = psc.RunAsUser, psc.RunAsGroup
+	if sc.RunAsUser != nil {
+		s.User = sc.RunAsUser
+	}
+	if sc.RunAsGroup != nil {
+		s.Group = sc.RunAsGroup
+	}
+	s.SupplementalGroups = append(s.SupplementalGroups, psc.SupplementalGroups...)
+	if psc.FSGroup != nil {
+		s.SupplementalGroups = append(s.SupplementalGroups, *psc.FSGroup)
+	}
+	s.Privileged, s.ReadOnlyRoot = ptr.Deref(sc.Privileged, false), ptr.Deref(sc.ReadOnlyRootFilesystem, false)
+	s.NoNewPrivileges = !ptr.Deref(sc.AllowPrivilegeEscalation, true)
+	if sc.Capabilities != nil {
+		for _, name := range sc.Capabilities.Add {
+			s.CapAdd = append(s.CapAdd, string(name))
+		}
+		for _, name := range sc.Capabilities.Drop {
+			s.CapDrop = append(s.CapDrop, string(name))
+		}
+	}
+	profile := psc.SeccompProfile
+	if sc.SeccompProfile != nil {
+		profile = sc.SeccompProfile
+	}
+	s.SeccompProfile = "unconfined"
+	if profile != nil && !s.Privileged {
+		switch profile.Type {
+		case v1.SeccompProfileTypeRuntimeDefault:
+			s.SeccompProfile = "runtime/default"
+		case v1.SeccompProfileTypeLocalhost:
+			s.SeccompProfile = "localhost/" + ptr.Deref(profile.LocalhostProfile, "")
+		}
+	}
+}
+
+// checkUser enforces runAsNonRoot.
+func (j *startJob) checkUser(ctx context.Context, s *ContainerSpec) error {
+	required := false
+	if sc := j.pod.Spec.SecurityContext; sc != nil {
+		required = ptr.Deref(sc.RunAsNonRoot, false)
+	}
+	if sc := j.spec.SecurityContext; sc != nil && sc.RunAsNonRoot != nil {
+		required = *sc.RunAsNonRoot
+	}
+	if !required {
+		return nil
+	}
+	if s.User != nil {
+		if *s.User == 0 {
+			return fmt.Errorf("container's runAsUser breaks non-root policy (pod: %q, container: %s)", j.pod.Name+"_"+j.pod.Namespace+"("+j.ref.UID+")", j.spec.Name)
+		}
+		return nil
+	}
+	image, err := j.w.a.runtime.Image(ctx, j.spec.Image)
+	if err != nil {
+		return err
+	}
+	user, _, _ := strings.Cut(image.User, ":")
+	uid, err := strconv.ParseInt(user, 10, 64)
+	switch {
+	case user == "" || err == nil && uid == 0:
+		return fmt.Errorf("container has runAsNonRoot and image will run as root (pod: %q, container: %s)", j.pod.Name+"_"+j.pod.Namespace+"("+j.ref.UID+")", j.spec.Name)
+	case err != nil:
+		return fmt.Errorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root (pod: %q, container: %s)", user, j.pod.Name+"_"+j.pod.Namespace+"("+j.ref.UID+")", j.spec.Name)
+	}
+	return nil
+}
+
+func (a *Agent) environment(ctx context.Context, j *startJob) (*env.Variables, error) {
+	if !a.servicesDone() {
+		return nil, errors.New("services have not yet been read at least once, cannot construct envvars")
+	}
+	services, err := a.services.List(labels.Everything())
+	if err != nil {
+		return nil, fmt.Errorf("listing services: %w", err)
+	}
+	links := ptr.Deref(j.pod.Spec.EnableServiceLinks, true)
+	var mine []*v1.Service
+	for _, s := range services {
+		master := s.Namespace == v1.NamespaceDefault && s.Name == "kubernetes"
+		if master || links && s.Namespace == j.pod.Namespace {
+			mine = append(mine, s)
+		}
+	}
+	ips := j.ips
+	if j.pod.Spec.HostNetwork {
+		ips = a.cfg.NodeIPs
+	}
+	return env.For(ctx, j.pod, j.spec, env.Services(mine), a.facts(j.pod, ips), a.objects)
+}
+
+// makeMounts lists the container's mounts: its volumes, the files that the agent makes for the pod, and the file for its
+// last words.
+func (j *startJob) makeMounts(vars *env.Variables) ([]specs.Mount, error) {
+	a := j.w.a
+	own := map[string]bool{}
+	var out []specs.Mount
+	for i, vm := range j.spec.VolumeMounts {
+		path, ok := j.mounts[vm.Name]
+		if !ok {
+			return nil, fmt.Errorf("volume %q of the mount at %s does not exist", vm.Name, vm.MountPath)
+		}
+		sub := vm.SubPath
+		if vm.SubPathExpr != "" {
+			var err error
+			if sub, err = expandSubPath(vm.SubPathExpr, vars); err != nil {
+				return nil, err
+			}
+		}
+		if sub != "" {
+			var err error
+			if path, err = a.volumes.SubPath(j.ref.UID, j.spec.Name, i, path, sub, true); err != nil {
+				return nil, err
+			}
+		}
+		target := vm.MountPath
+		if !filepath.IsAbs(target) {
+			target = "/" + target
+		}
+		own[filepath.Clean(target)] = true
+		out = append(out, bind(path, target, vm))
+	}
+	files, err := a.podFiles(j.pod, j.ref, j.ips)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		if !own[f.Destination] {
+			out = append(out, f)
+		}
+	}
+	if j.spec.TerminationMessagePath != "" {
+		path, err := a.terminationFile(j.ref.UID, j.spec.Name, j.attempt)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, bind(path, j.spec.TerminationMessagePath, v1.VolumeMount{}))
+	}
+	return out, nil
+}
+
+func expandSubPath(expr string, vars *env.Variables) (string, error) {
+	var missing error
+	out := env.Expand(expr, func(name string) (string, bool) {
+		value, ok := vars.Lookup(name)
+		if !ok {
+			missing = fmt.Errorf("failed to expand subPath %q: variable %q is not set", expr, name)
+		}
+		return value, ok
+	})
+	return out, missing
+}
+
+func bind(source, target string, vm v1.VolumeMount) specs.Mount {
+	options := []string{"rbind", "rprivate", "rw"}
+	switch ptr.Deref(vm.MountPropagation, v1.MountPropagationNone) {
+	case v1.MountPropagationHostToContainer:
+		options[1] = "rslave"
+	case v1.MountPropagationBidirectional:
+		options[1] = "rshared"
+	}
+	if vm.ReadOnly {
+		options[2] = "ro"
+		if r := ptr.Deref(vm.RecursiveReadOnly, ""); r == v1.RecursiveReadOnlyEnabled || r == v1.RecursiveReadOnlyIfPossible {
+			options[2] = "rro"
+		}
+	}
+	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: options}
+}

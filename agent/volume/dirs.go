@@ -1,0 +1,205 @@
+package volume
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+)
+
+// makeDir makes a volume's directory, as a tmpfs if memory is wanted.
+func makeDir(path string, memory bool, options string, mode os.FileMode) error {
+	if err := os.MkdirAll(path, 0o750); err != nil {
+		return fmt.Errorf("making the volume's directory: %w", err)
+	}
+	if memory {
+		mounted, err := isMount(path)
+		if err != nil {
+			return err
+		}
+		if !mounted {
+			if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
+				return fmt.Errorf("mounting a tmpfs at %s: %w", path, err)
+			}
+		}
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		return fmt.Errorf("making the volume's directory: %w", err)
+	}
+	return nil
+}
+
+// isMount: the directory is the root of a file system of its own.
+func isMount(path string) (bool, error) {
+	var self, parent unix.Stat_t
+	if err := unix.Lstat(path, &self); err != nil {
+		return false, fmt.Errorf("inspecting %s: %w", path, err)
+	}
+	if err := unix.Lstat(filepath.Dir(path), &parent); err != nil {
+		return false, fmt.Errorf("inspecting %s: %w", path, err)
+	}
+	return self.Dev != parent.Dev, nil
+}
+
+func makeEmptyDir(path string, e *v1.EmptyDirVolumeSource, gid int) error {
+	// An existing directory is the pod's own by now: neither mode nor owner are ours to set again.
+	if _, err := os.Stat(path); err == nil {
+		memory := e.Medium == v1.StorageMediumMemory
+		if mounted, err := isMount(path); err != nil || !memory || mounted {
+			return err
+		}
+	}
+	options := ""
+	switch e.Medium {
+	case v1.StorageMediumDefault:
+	case v1.StorageMediumMemory:
+		if e.SizeLimit != nil && e.SizeLimit.Value() > 0 {
+			options = fmt.Sprintf("size=%d", e.SizeLimit.Value())
+		}
+	default:
+		return fmt.Errorf("storage medium %q is not supported by this node", e.Medium)
+	}
+	if err := makeDir(path, e.Medium == v1.StorageMediumMemory, options, 0o777); err != nil {
+		return err
+	}
+	return own(path, gid)
+}
+
+// own gives a volume's root to the pod's fsGroup, with set-GID so that new files inherit it.
+func own(path string, gid int) error {
+	if gid < 0 {
+		return nil
+	}
+	if err := os.Chown(path, -1, gid); err != nil {
+		return fmt.Errorf("applying fsGroup: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("applying fsGroup: %w", err)
+	}
+	if err := os.Chmod(path, info.Mode()|0o070|os.ModeSetgid); err != nil {
+		return fmt.Errorf("applying fsGroup: %w", err)
+	}
+	return nil
+}
+
+func checkHostPath(h *v1.HostPathVolumeSource) error {
+	kind := ptr.Deref(h.Type, v1.HostPathUnset)
+	if kind == v1.HostPathUnset {
+		return nil
+	}
+	info, err := os.Stat(h.Path)
+	missing := errors.Is(err, os.ErrNotExist)
+	if err != nil && !missing {
+		return fmt.Errorf("hostPath type check failed: %w", err)
+	}
+	mode := os.FileMode(0)
+	if !missing {
+		mode = info.Mode()
+	}
+	ok := false
+	switch kind {
+	case v1.HostPathDirectoryOrCreate:
+		if missing {
+			return os.MkdirAll(h.Path, 0o755)
+		}
+		ok = mode.IsDir()
+	case v1.HostPathFileOrCreate:
+		if missing {
+			return createFile(h.Path)
+		}
+		ok = mode.IsRegular()
+	case v1.HostPathDirectory:
+		ok = mode.IsDir()
+	case v1.HostPathFile:
+		ok = mode.IsRegular()
+	case v1.HostPathSocket:
+		ok = mode&os.ModeSocket != 0
+	case v1.HostPathCharDev:
+		ok = mode&os.ModeCharDevice != 0
+	case v1.HostPathBlockDev:
+		ok = mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0
+	default:
+		return fmt.Errorf("hostPath type %q is not known", kind)
+	}
+	if missing || !ok {
+		return fmt.Errorf("hostPath type check failed: %s is not a %s", h.Path, describe(kind))
+	}
+	return nil
+}
+
+func createFile(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("hostPath: %w", err)
+	}
+	return f.Close()
+}
+
+func describe(kind v1.HostPathType) string {
+	switch kind {
+	case v1.HostPathDirectory, v1.HostPathDirectoryOrCreate:
+		return "directory"
+	case v1.HostPathFile, v1.HostPathFileOrCreate:
+		return "file"
+	case v1.HostPathSocket:
+		return "socket file"
+	case v1.HostPathCharDev:
+		return "character device"
+	}
+	return "block device"
+}
+
+// unmountBelow unmounts all that is mounted below dir, innermost first.
+func unmountBelow(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	points, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	for _, p := range slices.Backward(points) {
+		if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmounting %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// mountsBelow lists mount points in the order in which they were mounted.
+func mountsBelow(dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("listing mounts: %w", err)
+	}
+	defer f.Close()
+	var points []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if p := unescape(fields[4]); strings.HasPrefix(p, dir+"/") {
+			points = append(points, p)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("listing mounts: %w", err)
+	}
+	return points, nil
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
