@@ -1,0 +1,205 @@
+package rules
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"mgr/netproxy/services"
+)
+
+const (
+	servicesChain    = Prefix + "SERVICES"
+	hostPortsChain   = Prefix + "HOSTPORTS"
+	nodePortsChain   = Prefix + "NODEPORTS"
+	postroutingChain = Prefix + "POSTROUTING"
+	markChain        = Prefix + "MARK-MASQ"
+	rejectChain      = Prefix + "REJECT"
+	forwardChain     = Prefix + "FORWARD"
+	firewallChain    = Prefix + "FIREWALL"
+
+	// mark is set on packets whose source has to become the node's on their way out.
+	mark = "0x4000/0x4000"
+)
+
+// Config says where the rules are for.
+type Config struct {
+	PodCIDR  netip.Prefix // of the whole cluster
+	LocalIPs []netip.Addr // service addresses that the node answers by itself (cluster DNS); they get no rules
+}
+
+// HostPort leads a port of the node to a pod.
+type HostPort struct {
+	Pod      string     // namespace/name, for the comment
+	Protocol string     // TCP, UDP, SCTP
+	HostIP   netip.Addr // zero = all of the node's
+	Port     uint16
+	To       netip.AddrPort
+}
+
+// Desired is what the node should do.
+type Desired struct {
+	Ports     []*services.Port
+	HostPorts []HostPort
+}
+
+// Compile returns the rules for a desired state. The same state gives the same rules, whatever the order of its parts.
+func Compile(cfg Config, d Desired) Ruleset { return NewCompiler(cfg).Compile(d) }
+
+// Compiler compiles again and again; what a port compiled to is kept until the port changes. Not for concurrent use.
+type Compiler struct {
+	cfg  Config
+	memo map[*services.Port]*unit
+}
+
+// NewCompiler returns a compiler without memory.
+func NewCompiler(cfg Config) *Compiler { return &Compiler{cfg: cfg, memo: map[*services.Port]*unit{}} }
+
+// unit is what one service port compiles to.
+type unit struct {
+	chains  []*Chain // of its own
+	entries []entry  // in chains that it shares with others
+}
+
+// entry is a rule in a shared chain. Entries are ordered by their text, which begins with the address.
+type entry struct {
+	chain ID
+	level int
+	rule  string
+}
+
+// Levels of chains: a chain refers only to chains of lower levels.
+const (
+	levelMark     = iota
+	levelEndpoint // DNAT
+	levelService  // balancing
+	levelExternal // outside traffic
+	levelFirewall // source ranges
+	levelAddress  // by address and port
+	levelTop      // entered from built-in chains
+	levelForward  // refers to another such
+)
+
+// Compile is as the function Compile.
+func (c *Compiler) Compile(d Desired) Ruleset {
+	rs := make(Ruleset, 4*len(d.Ports)+16)
+	memo := make(map[*services.Port]*unit, len(d.Ports))
+	shared := map[ID][]entry{}
+	add := func(u *unit) {
+		for _, ch := range u.chains {
+			rs[ch.ID] = ch
+		}
+		for _, e := range u.entries {
+			shared[e.chain] = append(shared[e.chain], e)
+		}
+	}
+	for _, p := range d.Ports {
+		u := c.memo[p]
+		if u == nil {
+			u = c.port(p)
+		}
+		memo[p] = u
+		add(u)
+	}
+	c.memo = memo
+	for _, hp := range d.HostPorts {
+		add(hostPort(hp))
+	}
+	c.frame(rs, shared)
+	for id, es := range shared {
+		slices.SortFunc(es, func(a, b entry) int { return cmp.Compare(a.rule, b.rule) })
+		rs[id] = &Chain{ID: id, Rules: rulesOf(es), level: es[0].level}
+	}
+	return rs
+}
+
+func rulesOf(es []entry) []string {
+	out := make([]string, len(es))
+	for i, e := range es {
+		out[i] = e.rule
+	}
+	return slices.Compact(out)
+}
+
+// frame adds the chains that are always there.
+func (c *Compiler) frame(rs Ruleset, shared map[ID][]entry) {
+	put := func(table, name string, level int, rules ...string) {
+		rs[ID{table, name}] = &Chain{ID: ID{table, name}, Rules: rules, level: level}
+	}
+	put(nat, servicesChain, levelTop, c.dispatch(shared)...)
+	put(nat, markChain, levelMark, "-j MARK --or-mark "+strings.TrimSuffix(mark, "/0x4000"))
+	var leave []string
+	if c.cfg.PodCIDR.IsValid() {
+		leave = []string{
+			"-s " + c.cfg.PodCIDR.String() + " -d 224.0.0.0/4 -j RETURN",
+			"-s " + c.cfg.PodCIDR.String() + " ! -d " + c.cfg.PodCIDR.String() + " " + comment("pods leave the cluster as their node") + "-j MASQUERADE --random-fully",
+		}
+	}
+	put(nat, postroutingChain, levelTop, append(leave,
+		"-m mark ! --mark "+mark+" -j RETURN",
+		"-j MARK --xor-mark "+strings.TrimSuffix(mark, "/0x4000"),
+		comment("marked service traffic")+"-j MASQUERADE --random-fully",
+	)...)
+	forward := []string{
+		"-m conntrack --ctstate INVALID -j DROP",
+		"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+		"-m conntrack --ctstate NEW " + comment("services without endpoints") + "-j " + rejectChain,
+		"-m mark --mark " + mark + " " + comment("marked service traffic") + "-j ACCEPT",
+	}
+	if c.cfg.PodCIDR.IsValid() {
+		// A host that drops forwarded packets by policy must still forward those of pods.
+		forward = append(forward,
+			"-s "+c.cfg.PodCIDR.String()+" "+comment("from pods")+"-j ACCEPT",
+			"-d "+c.cfg.PodCIDR.String()+" "+comment("to pods")+"-j ACCEPT")
+	}
+	put(filter, forwardChain, levelForward, forward...)
+	put(filter, firewallChain, levelTop,
+		"! -s 127.0.0.0/8 -d 127.0.0.0/8 "+comment("others must not use route_localnet")+"-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP")
+	reject := byAddress(filter, shared)
+	if es, ok := shared[nodePortRejects]; ok {
+		slices.SortFunc(es, func(a, b entry) int { return cmp.Compare(a.rule, b.rule) })
+		reject = append(reject, rulesOf(es)...)
+		delete(shared, nodePortRejects)
+	}
+	put(filter, rejectChain, levelTop, reject...)
+}
+
+// nodePortRejects collects the rules that end MGR-REJECT.
+var nodePortRejects = ID{filter, rejectChain}
+
+// dispatch leads from MGR-SERVICES to the chains of the /24s, of host ports and of node ports.
+func (c *Compiler) dispatch(shared map[ID][]entry) []string {
+	const local = "-m addrtype --dst-type LOCAL "
+	rules := byAddress(nat, shared)
+	if _, ok := shared[ID{nat, hostPortsChain}]; ok {
+		rules = append(rules, local+comment("host ports of pods")+"-j "+hostPortsChain)
+	}
+	if _, ok := shared[ID{nat, nodePortsChain}]; ok {
+		rules = append(rules, local+comment("node ports; must be last")+"-j "+nodePortsChain)
+	}
+	return rules
+}
+
+// byAddress leads to the chains of the /24s of a table.
+func byAddress(table string, shared map[ID][]entry) []string {
+	var rules []string
+	for id := range shared {
+		if net, ok := strings.CutPrefix(id.Name, addressPrefix); ok && id.Table == table {
+			rules = append(rules, "-d "+net+"/24 -j "+id.Name)
+		}
+	}
+	slices.Sort(rules)
+	return rules
+}
+
+const addressPrefix = Prefix + "IP-"
+
+// at makes the entry that says what becomes of packets for an address and port.
+func at(table string, addr netip.Addr, p *services.Port, what, target string) entry {
+	net := netip.PrefixFrom(addr, 24).Masked().Addr()
+	return entry{
+		chain: ID{table, addressPrefix + net.String()}, level: levelAddress,
+		rule: "-d " + addr.String() + "/32 " + proto(p.Protocol, p.Port) + comment(p.String()+" "+what) + "-j " + target,
+	}
+}
