@@ -1,6 +1,8 @@
 package resource
 
 import (
+	"context"
+	"fmt"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -8,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 )
 
@@ -17,6 +20,7 @@ func pod() *Kind {
 	k.Default = defaulting(defaultPod)
 	k.Rules = Rules{
 		Prepare:  preparing(preparePod),
+		Warn:     warnPod,
 		Validate: validating(checked(validatePod)),
 	}
 	stream := []string{"create", "get"}
@@ -61,6 +65,15 @@ func podFields(p *corev1.Pod) fields.Set {
 	}
 }
 
+// warnPod: a name that is no DNS label cannot be the pod's hostname in full.
+func warnPod(_ context.Context, obj, old runtime.Object) []string {
+	name := as[corev1.Pod](obj).Name
+	if msgs := validation.IsDNS1123Label(name); old == nil && len(msgs) > 0 {
+		return []string{fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
+	}
+	return nil
+}
+
 func podSpec(p *corev1.Pod) *corev1.PodSpec { return &p.Spec }
 
 func preparePod(p, old *corev1.Pod) {
@@ -68,6 +81,7 @@ func preparePod(p, old *corev1.Pod) {
 	if old != nil {
 		return
 	}
+	defaultPodRequests(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qosClass(&p.Spec)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{

@@ -3,6 +3,7 @@ package resource
 import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	helpers "k8s.io/component-helpers/resource"
 )
 
 // qosClass of a pod by its requests and limits of cpu and memory: Guaranteed when every container has limits of both
@@ -34,6 +35,29 @@ func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {
 		return corev1.PodQOSGuaranteed
 	}
 	return corev1.PodQOSBurstable
+}
+
+// defaultPodRequests: a pod with limits of its own requests what its containers request together, else its limits
+// (KEP-2837). It comes after admission, which may add containers.
+func defaultPodRequests(p *corev1.Pod) {
+	r := p.Spec.Resources
+	if r == nil || len(r.Limits) == 0 {
+		return
+	}
+	asked := helpers.AggregateContainerRequests(p, helpers.PodResourcesOptions{})
+	if r.Requests == nil {
+		r.Requests = corev1.ResourceList{}
+	}
+	for name, q := range asked {
+		if _, set := r.Requests[name]; !set && canOvercommit(name) && helpers.IsSupportedPodLevelResource(name) {
+			r.Requests[name] = q
+		}
+	}
+	for name, q := range r.Limits {
+		if _, set := r.Requests[name]; !set && helpers.IsSupportedPodLevelResource(name) {
+			r.Requests[name] = q.DeepCopy()
+		}
+	}
 }
 
 // total of cpu (thousandths) and memory (bytes).
