@@ -120,7 +120,7 @@ func (r *Runtime) create(ctx context.Context, s *sandbox, c *container, spec age
 	if err := r.record(ctx, c, encoded, r.images.snapshotter, image.name); err != nil {
 		return err
 	}
-	if err := r.openIO(c); err != nil {
+	if err := r.openIO(c, false); err != nil {
 		return err
 	}
 	s.life.Lock()

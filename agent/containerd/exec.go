@@ -87,9 +87,10 @@ type execution struct {
 	id        string
 	spec      agent.ExecSpec
 
-	stdin  io.WriteCloser
-	copies sync.WaitGroup
-	moved  atomic.Int64 // bytes of output delivered
+	stdin   io.WriteCloser
+	outputs []io.Closer
+	copies  sync.WaitGroup
+	moved   atomic.Int64 // bytes of output delivered
 }
 
 func (x *execution) run(ctx context.Context, process *anypb.Any) (int, error) {
@@ -100,7 +101,12 @@ func (x *execution) run(ctx context.Context, process *anypb.Any) (int, error) {
 	defer os.RemoveAll(dir)
 	ioCtx, endIO := context.WithCancel(context.WithoutCancel(ctx))
 	defer x.copies.Wait()
-	defer endIO()
+	defer func() {
+		endIO()
+		for _, o := range x.outputs {
+			_ = o.Close()
+		}
+	}()
 
 	request := &tasks.ExecProcessRequest{ContainerID: x.container, ExecID: x.id, Spec: process, Terminal: x.spec.TTY}
 	if err := x.openPipes(ioCtx, dir, request); err != nil {
@@ -159,8 +165,8 @@ func (x *execution) openPipes(ctx context.Context, dir string, request *tasks.Ex
 			return err
 		}
 		*path = p
+		x.outputs = append(x.outputs, pipe)
 		x.copies.Go(func() {
-			defer pipe.Close()
 			_, _ = io.Copy(&countingWriter{to: to, n: &x.moved}, pipe)
 		})
 		return nil

@@ -61,7 +61,7 @@ func (r *Runtime) adopt(c *container, t *task.Process) error {
 		}
 	}
 	if t != nil && c.info.Kind != kindInfra {
-		if err := r.openIO(c); err != nil {
+		if err := r.openIO(c, true); err != nil {
 			return err
 		}
 	}

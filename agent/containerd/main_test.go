@@ -98,6 +98,19 @@ func (n *node) cleanup() {
 	}
 }
 
+// useBusybox imports the busybox image, which has a shell.
+func (n *node) useBusybox() {
+	n.t.Helper()
+	archive, err := os.Open("../../bin/images/busybox.tar.gz")
+	if err != nil {
+		n.t.Fatalf("%v; build it with: go run ./cmd/mkimage busybox bin/images/busybox.tar.gz", err)
+	}
+	defer archive.Close()
+	if _, err := n.Import(n.t.Context(), archive); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // pod makes a sandbox.
 func (n *node) pod(name string, change ...func(*agent.SandboxSpec)) agent.PodRef {
 	n.t.Helper()

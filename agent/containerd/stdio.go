@@ -43,7 +43,8 @@ type stdio struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when all pumps have ended
 
-	stdin io.WriteCloser // nil without stdin
+	stdin   io.WriteCloser // nil without stdin
+	outputs []io.Closer
 
 	mu       sync.Mutex
 	attached map[*attachment]struct{}
@@ -63,8 +64,21 @@ type chunk struct {
 	data   []byte
 }
 
-// openIO makes the container's pipes, or takes up those of an earlier agent, and begins to record what comes out of them.
-func (r *Runtime) openIO(c *container) error {
+// openOutput opens the reading end of an output pipe: a new one, which the shim has not opened yet, or one that an earlier agent
+// made. There the writer may be gone already, and an open that waited for it would never see what it left.
+func openOutput(ctx context.Context, path string, adopt bool) (io.ReadCloser, error) {
+	if adopt {
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil { // not (*os.File)(nil)
+			return nil, err
+		}
+		return f, nil
+	}
+	return fifo.OpenFifo(ctx, path, syscall.O_RDONLY|syscall.O_CREAT|syscall.O_NONBLOCK, 0o600)
+}
+
+// openIO makes the container's pipes, or adopts those of an earlier agent, and begins to record what comes out of them.
+func (r *Runtime) openIO(c *container, adopt bool) error {
 	log, err := openLogWriter(c.info.LogPath, r.cfg.LogSize, r.cfg.LogFiles)
 	if err != nil {
 		return err
@@ -81,12 +95,13 @@ func (r *Runtime) openIO(c *container) error {
 		if path == "" {
 			continue
 		}
-		pipe, err := fifo.OpenFifo(ctx, path, syscall.O_RDONLY|syscall.O_CREAT|syscall.O_NONBLOCK, 0o600)
+		pipe, err := openOutput(ctx, path, adopt)
 		if err != nil {
 			cancel()
 			return errors.Join(fmt.Errorf("open the container's %s: %w", stream, err), log.close())
 		}
 		pipes[stream] = pipe
+		s.outputs = append(s.outputs, pipe)
 	}
 	if paths.stdin != "" {
 		s.stdin, err = fifo.OpenFifo(ctx, paths.stdin, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_NONBLOCK, 0o600)
@@ -206,4 +221,9 @@ func (s *stdio) drain(ctx context.Context, patience time.Duration) {
 }
 
 // detach ends the recording; the pipes stay for the next agent.
-func (s *stdio) detach() { s.cancel() }
+func (s *stdio) detach() {
+	s.cancel()
+	for _, o := range s.outputs {
+		_ = o.Close()
+	}
+}
