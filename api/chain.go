@@ -26,6 +26,7 @@ type contextKey int
 const (
 	loopbackKey contextKey = iota // *loopback: a request made inside this process
 	termKey                       // uint64: leadership term that fences the writes
+	answerKey                     // *recorder: the answer on its way
 )
 
 func termFrom(ctx context.Context) uint64 {
@@ -47,10 +48,10 @@ func newRequestInfoFactory() *request.RequestInfoFactory {
 // chain puts what every request goes through in front of the routes, outermost last.
 func (s *Server) chain(h http.Handler) http.Handler {
 	h = s.authorize(h)
-	h = impersonation.WithConstrainedImpersonation(h, s.cfg.Authorizer, s.codecs)
+	h = impersonation.WithImpersonation(h, s.cfg.Authorizer, s.codecs)
 	h = s.forward(h)
-	h = s.authenticate(h)
 	h = s.limit(h)
+	h = s.authenticate(h)
 	h = s.describe(h)
 	return s.observe(h)
 }
@@ -67,7 +68,7 @@ func (s *Server) observe(h http.Handler) http.Handler {
 		w.Header().Set("Audit-Id", id)
 		w.Header().Set("Cache-Control", "no-cache, private")
 		info := &request.RequestInfo{}
-		ctx := request.WithRequestInfo(r.Context(), info)
+		ctx := context.WithValue(request.WithRequestInfo(r.Context(), info), answerKey, rec)
 		defer func() {
 			p := recover()
 			if p == http.ErrAbortHandler {
@@ -108,7 +109,7 @@ func (s *Server) describe(h http.Handler) http.Handler {
 func (s *Server) limit(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
-		if longRunning(info) || loopbackFrom(r.Context()) != nil || r.Header.Get(hopHeader) != "" {
+		if longRunning(info) || loopbackFrom(r.Context()) != nil || fromPeer(r) {
 			h.ServeHTTP(w, r)
 			return
 		}

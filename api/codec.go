@@ -193,6 +193,15 @@ func setKind(obj runtime.Object, gvk schema.GroupVersionKind) {
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
 }
 
+// kindOf is the kind under which the scheme knows obj.
+func kindOf(obj runtime.Object) (schema.GroupVersionKind, error) {
+	kinds, _, err := resource.Scheme.ObjectKinds(obj)
+	if err != nil {
+		return schema.GroupVersionKind{}, err
+	}
+	return kinds[0], nil
+}
+
 // writeJSON writes v as one JSON value and a newline.
 func writeJSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
 

@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 
 	"mgr/fsm"
 )
@@ -39,8 +38,8 @@ type NodeDialer interface {
 	RoundTripper(node string) (http.RoundTripper, error)
 }
 
-// TokenIssuer signs the tokens that serviceaccounts/token asks for. It fills in request.Status; errors are Kubernetes
-// Status errors (a bound object that does not exist, an audience that is refused).
+// TokenIssuer answers what serviceaccounts/token asks for with a new object that has a status; errors are Kubernetes
+// Status errors.
 type TokenIssuer interface {
-	IssueToken(ctx context.Context, account *corev1.ServiceAccount, request *authenticationv1.TokenRequest) error
+	Issue(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 }

@@ -4,15 +4,20 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"sync/atomic"
 )
 
 // recorder notes the status code of an answer.
 type recorder struct {
 	http.ResponseWriter
-	code int
+	code      int
+	notLeader atomic.Bool // nothing was written, because this peer does not lead
 }
 
 func (r *recorder) WriteHeader(code int) {
+	if code == http.StatusServiceUnavailable && r.notLeader.Load() {
+		r.Header().Set(notLeaderHeader, "1")
+	}
 	if r.code == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
 		r.code = code
 	}

@@ -132,15 +132,25 @@ func (s *Server) objectSub(k *resource.Kind, sub *resource.Subresource, types fu
 	return out
 }
 
-// writing is a handler that needs managed fields, whose schema is parsed at the first write.
+// writing is a handler of a path that writes the row's objects.
 func (s *Server) writing(scope *handlers.RequestScope, k *resource.Kind, sub string, types func() managedfields.TypeConverter, build func(*handlers.RequestScope) http.HandlerFunc) http.Handler {
+	return s.fielded(scope, resetFields(k, sub), types, build)
+}
+
+// managed is a handler of a path whose body is a kind of its own.
+func (s *Server) managed(scope *handlers.RequestScope, types func() managedfields.TypeConverter, build func(*handlers.RequestScope) http.HandlerFunc) http.Handler {
+	return s.fielded(scope, nil, types, build)
+}
+
+// fielded builds a handler that keeps managed fields; their schema is parsed at the first write.
+func (s *Server) fielded(scope *handlers.RequestScope, reset map[fieldpath.APIVersion]fieldpath.Filter, types func() managedfields.TypeConverter, build func(*handlers.RequestScope) http.HandlerFunc) http.Handler {
 	return lazily(func() http.HandlerFunc {
 		own := *scope
 		fm, err := managedfields.NewDefaultFieldManager(types(), own.UnsafeConvertor, own.Defaulter, own.Creater,
-			k.GVK(), k.GroupVersion(), sub, resetFields(k, sub))
+			own.Kind, own.HubGroupVersion, own.Subresource, reset)
 		if err != nil {
 			return func(w http.ResponseWriter, r *http.Request) {
-				s.fail(w, r, fmt.Errorf("managed fields of %s: %w", k.GVK(), err))
+				s.fail(w, r, fmt.Errorf("managed fields of %s: %w", own.Kind, err))
 			}
 		}
 		own.FieldManager = fm

@@ -182,13 +182,17 @@ func (s *Server) propose(ctx context.Context, q Quorum, ops ...fsm.Op) (fsm.Resu
 		cmd.Cause = info.Verb + " " + info.Path
 	}
 	res, err := q.Propose(ctx, cmd)
+	if err == nil && res.Refusal != nil && res.Refusal.Reason == fsm.ReasonFenced {
+		err = fmt.Errorf("%w: the leadership term this write belongs to is over", fsm.ErrNotLeader)
+	}
+	if rec, ok := ctx.Value(answerKey).(*recorder); ok {
+		rec.notLeader.Store(errors.Is(err, fsm.ErrNotLeader))
+	}
 	switch {
 	case err != nil:
 		return res, writeError(err)
 	case res.Refusal == nil:
 		return res, nil
-	case res.Refusal.Reason == fsm.ReasonFenced:
-		return res, writeError(fmt.Errorf("%w: the leadership term this write belongs to is over", fsm.ErrNotLeader))
 	}
 	return res, &refused{*res.Refusal}
 }
@@ -198,7 +202,7 @@ func writeError(err error) error {
 	switch {
 	case errors.Is(err, fsm.ErrNotLeader):
 		e := apierrors.NewServiceUnavailable("the cluster is electing a leader; nothing was written, try again")
-		e.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: 1, Causes: []metav1.StatusCause{{Type: causeNotLeader, Message: err.Error()}}}
+		e.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: 1}
 		return e
 	case errors.Is(err, fsm.ErrUnknown):
 		return apierrors.NewTimeoutError(err.Error()+"; read the object before trying again", 0)
@@ -207,9 +211,6 @@ func writeError(err error) error {
 	}
 	return apierrors.NewInternalError(fmt.Errorf("writing to the replicated log: %w", err))
 }
-
-// causeNotLeader marks answers after which nothing was written, so that a forwarding peer may try again.
-const causeNotLeader metav1.CauseType = "NotLeader"
 
 // readError makes a Status of an error of ReadIndex.
 func readError(err error) error {

@@ -62,14 +62,6 @@ func (t tables) adder(table *metav1.Table, at time.Time) func(runtime.Object) er
 	}
 }
 
-// scaleColumns and the rest of this file are the tables of bodies that have no row.
-var scaleColumns = []metav1.TableColumnDefinition{
-	{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
-	{Name: "Desired", Type: "integer", Description: "Number of replicas that are wanted."},
-	{Name: "Available", Type: "integer", Description: "Number of replicas that are there."},
-	{Name: "Age", Type: "string", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]},
-}
-
 func age(t metav1.Time, at time.Time) string {
 	if t.IsZero() {
 		return "<unknown>"

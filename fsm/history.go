@@ -46,7 +46,7 @@ type chunk struct {
 
 const (
 	chunkEvents = 256 // most events in a chunk, which is the unit of forgetting and of Cursor.Poll
-	chunkShare  = 16  // a chunk is closed at 1/chunkShare of Options.HistoryBytes
+	chunkShare  = 16  // a chunk is closed at 1/chunkShare of the bounds in Options
 )
 
 func (h *history) append(e Event, o Options) {
@@ -55,7 +55,8 @@ func (h *history) append(e Event, o Options) {
 	h.tail.bytes += size
 	h.events++
 	h.bytes += size
-	if len(h.tail.events) >= min(chunkEvents, o.HistoryEvents) || h.tail.bytes*chunkShare >= o.HistoryBytes {
+	if len(h.tail.events) >= min(chunkEvents, max(1, o.HistoryEvents/chunkShare)) ||
+		h.tail.bytes >= o.HistoryBytes/chunkShare {
 		h.full = append(h.full, h.tail)
 		h.tail = chunk{base: h.end()}
 	}

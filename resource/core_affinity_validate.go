@@ -2,6 +2,7 @@ package resource
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -179,7 +180,6 @@ func taintEffect(f *findings, e corev1.TaintEffect, at *field.Path) {
 }
 
 func (v *podSpecValidator) spreadConstraints(list []corev1.TopologySpreadConstraint, path *field.Path) {
-	pairs := seen{}
 	for i := range list {
 		c, at := &list[i], path.Index(i)
 		v.positive(at.Child("maxSkew"), int64(c.MaxSkew))
@@ -187,8 +187,11 @@ func (v *podSpecValidator) spreadConstraints(list []corev1.TopologySpreadConstra
 			v.required(at.Child("topologyKey"), "can not be empty")
 		}
 		optionalOneOf(&v.findings, at.Child("whenUnsatisfiable"), &c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)
-		if pair := fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable); pairs.again(pair) {
-			v.add(field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), pair))
+		again := slices.ContainsFunc(list[i+1:], func(o corev1.TopologySpreadConstraint) bool {
+			return o.TopologyKey == c.TopologyKey && o.WhenUnsatisfiable == c.WhenUnsatisfiable
+		})
+		if again {
+			v.add(field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)))
 		}
 		if c.MinDomains != nil {
 			v.positive(at.Child("minDomains"), int64(*c.MinDomains))

@@ -13,7 +13,10 @@ func namespace() *Kind {
 	k := row[corev1.Namespace, corev1.NamespaceList](corev1.SchemeGroupVersion, "Namespace", "namespaces", "ns")
 	k.Namespaced = false
 	k.Verbs = []string{"create", "delete", "get", "list", "patch", "update", "watch"}
-	k.Default = defaulting(labelNamespace)
+	k.Default = defaulting(func(ns *corev1.Namespace) {
+		labelNamespace(ns)
+		setDefault(&ns.Status.Phase, corev1.NamespaceActive)
+	})
 	k.Rules = Rules{Prepare: preparing(prepareNamespace), Validate: validating(checked(validateNamespace))}
 	k.Subresources = []Subresource{
 		statusRules(Rules{

@@ -17,12 +17,13 @@ import (
 
 func validateNamespace(f *findings, ns, old *corev1.Namespace) {
 	metadata(f, ns, old, false, apivalidation.ValidateNamespaceName)
-	path := field.NewPath("spec", "finalizers")
 	for i, name := range ns.Spec.Finalizers {
-		f.add(apivalidation.ValidateFinalizerName(string(name), path.Index(i))...)
-		if !strings.Contains(string(name), "/") && name != corev1.FinalizerKubernetes {
-			f.invalid(path.Index(i), string(name), "name is neither a standard finalizer name nor is it fully qualified")
+		at := field.NewPath("spec", "finalizers")
+		if old != nil {
+			at = at.Index(i)
 		}
+		f.add(apivalidation.ValidateFinalizerName(string(name), at)...)
+		f.standardFinalizer(at, string(name))
 	}
 }
 

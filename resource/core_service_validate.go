@@ -30,10 +30,13 @@ func validateService(f *findings, s, old *corev1.Service) {
 		clusterIPs(f, s, path)
 	}
 	for i, ip := range spec.ExternalIPs {
+		at, before := path.Child("externalIPs").Index(i), len(f.list)
 		if old == nil || !slices.Contains(old.Spec.ExternalIPs, ip) {
-			f.ip(path.Child("externalIPs").Index(i), ip)
+			f.ip(at, ip)
 		}
-		f.endpointIP(path.Child("externalIPs").Index(i), ip)
+		if len(f.list) == before {
+			f.endpointIP(at, ip)
+		}
 	}
 	loadBalancer(f, s, path)
 	trafficPolicies(f, s, path)
@@ -60,7 +63,7 @@ func servicePorts(f *findings, s *corev1.Service, path *field.Path) {
 		f.required(path, "")
 	}
 	if headless(s) && hasNodePorts(s) {
-		f.invalid(field.NewPath("spec", "clusterIPs").Index(0), s.Spec.ClusterIPs[0], fmt.Sprintf("may not be set to 'None' for %s services", s.Spec.Type))
+		f.invalid(field.NewPath("spec", "clusterIPs").Index(0), s.Spec.ClusterIP, fmt.Sprintf("may not be set to 'None' for %s services", s.Spec.Type))
 	}
 	names, ports, nodePorts := seen{}, seen{}, seen{}
 	for i := range s.Spec.Ports {
@@ -195,7 +198,7 @@ func trafficPolicies(f *findings, s *corev1.Service, path *field.Path) {
 	case s.Spec.HealthCheckNodePort != 0:
 		f.invalid(health, s.Spec.HealthCheckNodePort, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'")
 	}
-	if s.Spec.InternalTrafficPolicy == nil && hasClusterIP(s) {
+	if s.Spec.InternalTrafficPolicy == nil && (hasNodePorts(s) || s.Spec.Type == corev1.ServiceTypeClusterIP) {
 		f.required(path.Child("internalTrafficPolicy"), "")
 	}
 	optionalOneOf(f, path.Child("internalTrafficPolicy"), s.Spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -152,4 +154,39 @@ func (a *countingAllocator) Check(space, value string) error {
 		return errors.New("provided port is not in the valid range. The range of valid ports is 30000-32767")
 	}
 	return nil
+}
+
+// What is wrong is refused, all of it at once, with Kubernetes' own words.
+func TestRefused(t *testing.T) {
+	files, err := filepath.Glob("testdata/refused/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	for _, f := range files {
+		t.Run(filepath.Base(f), func(t *testing.T) {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got strings.Builder
+			for _, obj := range decode(t, text) {
+				k := LookupKind(obj.GetObjectKind().GroupVersionKind())
+				if k.Default != nil {
+					k.Default(obj)
+				}
+				errs := k.Validate(context.Background(), obj, nil)
+				if len(errs) == 0 {
+					t.Errorf("%s %s is let through", k.Kind, obj.(metav1.Object).GetName())
+				}
+				fmt.Fprintf(&got, "%s %s\n", k.Kind, obj.(metav1.Object).GetName())
+				lines := make([]string, len(errs))
+				for i, e := range errs {
+					lines[i] = "  " + strings.ReplaceAll(e.Error(), "\n", "\n    ")
+				}
+				slices.Sort(lines)
+				fmt.Fprintln(&got, strings.Join(lines, "\n"))
+			}
+			golden(t, strings.TrimSuffix(f, ".yaml")+".txt", got.String())
+		})
+	}
 }

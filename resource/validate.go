@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -125,9 +126,22 @@ func metadata[E any, P object[E]](f *findings, obj, old P, namespaced bool, name
 	path := field.NewPath("metadata")
 	if old == nil {
 		f.add(apivalidation.ValidateObjectMetaAccessor(obj, namespaced, nameRule, path)...)
-		return
+	} else {
+		f.add(apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, path)...)
 	}
-	f.add(apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, path)...)
+	for i, name := range obj.GetFinalizers() {
+		f.standardFinalizer(path.Child("finalizers").Index(i), name)
+	}
+}
+
+// standardFinalizer: a name without a domain is one of Kubernetes' own.
+func (f *findings) standardFinalizer(path *field.Path, name string) {
+	switch {
+	case strings.Contains(name, "/"):
+	case name == string(corev1.FinalizerKubernetes), name == metav1.FinalizerOrphanDependents, name == metav1.FinalizerDeleteDependents:
+	default:
+		f.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified")
+	}
 }
 
 // checked puts a validator on a kind's own type behind the table's signature.
@@ -176,6 +190,16 @@ func isContainerResource(name corev1.ResourceName) bool {
 	return isHugePages(name)
 }
 
+// isQuotaResource says whether a name is Kubernetes' own but for counting objects, not for containers.
+func isQuotaResource(name corev1.ResourceName) bool {
+	switch name {
+	case corev1.ResourcePods, corev1.ResourceServices, corev1.ResourceReplicationControllers, corev1.ResourceQuotas,
+		corev1.ResourceSecrets, corev1.ResourceConfigMaps, corev1.ResourcePersistentVolumeClaims, corev1.ResourceStorage:
+		return true
+	}
+	return strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix) || strings.HasPrefix(string(name), "limits.")
+}
+
 // containerResource is the rule of resource names in a container's requests and limits.
 func (f *findings) containerResource(path *field.Path, name corev1.ResourceName) {
 	if msgs := validation.IsQualifiedName(string(name)); len(msgs) > 0 {
@@ -184,7 +208,10 @@ func (f *findings) containerResource(path *field.Path, name corev1.ResourceName)
 	}
 	switch {
 	case !strings.Contains(string(name), "/") && !isContainerResource(name):
-		f.invalid(path, name, "must be a standard resource type or fully qualified", "must be a standard resource for containers")
+		if !isQuotaResource(name) {
+			f.invalid(path, name, "must be a standard resource type or fully qualified")
+		}
+		f.invalid(path, name, "must be a standard resource for containers")
 	case !isNative(name) && !isExtended(name):
 		f.invalid(path, name, "doesn't follow extended resource name standard")
 	}

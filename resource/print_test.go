@@ -1,0 +1,145 @@
+package resource
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+var now = time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
+
+// What kubectl get shows of each object. -o wide in full.
+func TestCells(t *testing.T) {
+	for _, c := range []struct{ object, want string }{
+		{`{apiVersion: v1, kind: Namespace, metadata: {name: a, creationTimestamp: "2026-11-23T02:55:00Z"}, status: {phase: Active}}`, "a|Active|5m"},
+		{`{apiVersion: v1, kind: Namespace, metadata: {name: a}}`, "a||<unknown>"},
+		{`{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {node-role.kubernetes.io/worker: "", kubernetes.io/role: db}}, spec: {unschedulable: true},
+  status: {conditions: [{type: Ready, status: "True"}], addresses: [{type: InternalIP, address: 10.0.0.1}], nodeInfo: {kubeletVersion: v1.37.2, kernelVersion: "6.1", architecture: amd64}}}`,
+			"n1|Ready,SchedulingDisabled|db,worker|<unknown>|v1.37.2|10.0.0.1|<none>|<unknown>|6.1 (amd64)|<unknown>"},
+		{`{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {conditions: [{type: Ready, status: Unknown}]}}`,
+			"n1|NotReady|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"},
+		{`{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {type: NodePort, clusterIPs: [10.43.0.9], selector: {b: c, a: b}, ports: [{port: 80, nodePort: 30080, protocol: TCP}, {port: 53, protocol: UDP}]}}`,
+			"s|NodePort|10.43.0.9|<none>|80:30080/TCP,53/UDP|<unknown>|a=b,b=c"},
+		{`{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {type: LoadBalancer, externalIPs: [9.9.9.9]}, status: {loadBalancer: {ingress: [{hostname: lb}, {ip: 1.1.1.1}]}}}`,
+			"s|LoadBalancer|<none>|1.1.1.1,lb,9.9.9.9|<none>|<unknown>|<none>"},
+		{`{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {type: LoadBalancer}}`, "s|LoadBalancer|<none>|<pending>|<none>|<unknown>|<none>"},
+		{`{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {type: ExternalName, externalName: example.com}}`, "s|ExternalName|<none>|example.com|<none>|<unknown>|<none>"},
+		{`{apiVersion: v1, kind: Endpoints, metadata: {name: e}, subsets: [{addresses: [{ip: 1.1.1.1}, {ip: 1.1.1.2}], ports: [{port: 80}, {port: 81}]}]}`,
+			"e|1.1.1.1:80,1.1.1.2:80,1.1.1.1:81 + 1 more...|<unknown>"},
+		{`{apiVersion: v1, kind: Endpoints, metadata: {name: e}}`, "e|<none>|<unknown>"},
+		{`{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: e}, addressType: IPv4, ports: [{port: 80}, {name: x}, {}], endpoints: [{addresses: [1.1.1.1]}]}`,
+			"e|IPv4|80,x,*|1.1.1.1|<unknown>"},
+		{`{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: e}, addressType: IPv4}`, "e|IPv4|<unset>|<unset>|<unknown>"},
+		{`{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: b}, binaryData: {c: eA==}}`, "c|2|<unknown>"},
+		{`{apiVersion: v1, kind: Secret, metadata: {name: s}, type: Opaque, data: {a: eA==}}`, "s|Opaque|1|<unknown>"},
+		{`{apiVersion: v1, kind: ServiceAccount, metadata: {name: sa}}`, "sa|<unknown>"},
+		{`{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: l}, spec: {holderIdentity: me}}`, "l|me|<unknown>"},
+		{`{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {replicas: 3, selector: {matchLabels: {app: web}}, template: {spec: {containers: [{name: a, image: x}, {name: b, image: z}]}}}, status: {readyReplicas: 1, updatedReplicas: 2, availableReplicas: 1}}`,
+			"d|1/3|2|1|<unknown>|a,b|x,z|app=web"},
+		{`{apiVersion: apps/v1, kind: ReplicaSet, metadata: {name: r}, spec: {replicas: 3, selector: {matchLabels: {app: web}}, template: {spec: {containers: [{name: a, image: x}]}}}, status: {replicas: 2, readyReplicas: 1}}`,
+			"r|3|2|1|<unknown>|a|x|app=web"},
+		{`{apiVersion: v1, kind: ReplicationController, metadata: {name: r}, spec: {replicas: 3}, status: {replicas: 2, readyReplicas: 1}}`, "r|3|2|1|<unknown>|||<none>"},
+		{`{apiVersion: v1, kind: Event, metadata: {name: e}, involvedObject: {kind: Pod, name: p, fieldPath: "spec.containers{a}"}, source: {component: agent, host: n1}, type: Normal, reason: Started, message: " hello\n", count: 3,
+  firstTimestamp: "2026-11-23T02:50:00Z", lastTimestamp: "2026-11-23T02:59:30Z"}`,
+			"30s|Normal|Started|pod/p|spec.containers{a}|agent, n1|hello|10m|3|e"},
+		{`{apiVersion: events.k8s.io/v1, kind: Event, metadata: {name: e}, regarding: {kind: Node}, reportingController: c, reportingInstance: i, note: n1, eventTime: "2026-11-23T02:50:00.000000Z", series: {count: 7, lastObservedTime: "2026-11-23T02:59:00.000000Z"}}`,
+			"60s|||node||c, i|n1|10m|7|e"},
+	} {
+		obj := decode(t, []byte(c.object))[0]
+		k := LookupKind(obj.GetObjectKind().GroupVersionKind())
+		if got := join(k.Cells(obj, now)); got != c.want {
+			t.Errorf("%s\n got %s\nwant %s", c.object, got, c.want)
+		}
+	}
+}
+
+func join(cells []any) string {
+	parts := make([]string, len(cells))
+	for i, c := range cells {
+		parts[i] = fmt.Sprint(c)
+	}
+	return strings.Join(parts, "|")
+}
+
+// READY, STATUS and RESTARTS of a pod.
+func TestPodCells(t *testing.T) {
+	const (
+		running   = `{state: {running: {}}, ready: true, name: main}`
+		crashing  = `{state: {waiting: {reason: CrashLoopBackOff}}, restartCount: 3, lastState: {terminated: {finishedAt: "2026-11-23T02:58:00Z"}}, name: main}`
+		completed = `{state: {terminated: {exitCode: 0, reason: Completed}}, name: main}`
+		failed    = `{state: {terminated: {exitCode: 2}}, name: main}`
+	)
+	for _, c := range []struct{ name, spec, status, want string }{
+		{"new", ``, `phase: Pending`, "0/1|Pending|0"},
+		{"gated", ``, `phase: Pending, conditions: [{type: PodScheduled, reason: SchedulingGated}]`, "0/1|SchedulingGated|0"},
+		{"evicted", ``, `phase: Failed, reason: Evicted`, "0/1|Evicted|0"},
+		{"creating", ``, `phase: Pending, containerStatuses: [{state: {waiting: {reason: ContainerCreating}}}]`, "0/1|ContainerCreating|0"},
+		{"running", ``, `phase: Running, containerStatuses: [` + running + `]`, "1/1|Running|0"},
+		{"crashing", ``, `phase: Running, containerStatuses: [` + crashing + `]`, "0/1|CrashLoopBackOff|3 (2m ago)"},
+		{"completed", ``, `phase: Succeeded, containerStatuses: [` + completed + `]`, "0/1|Completed|0"},
+		{"failed", ``, `phase: Failed, containerStatuses: [` + failed + `]`, "0/1|ExitCode:2|0"},
+		{"killed", ``, `phase: Failed, containerStatuses: [{state: {terminated: {exitCode: 137, signal: 9}}}]`, "0/1|Signal:9|0"},
+		{"half done", ``, `phase: Running, conditions: [{type: Ready, status: "False"}], containerStatuses: [` + completed + `, ` + running + `]`, "1/1|NotReady|0"},
+		{"half done, ready", ``, `phase: Running, conditions: [{type: Ready, status: "True"}], containerStatuses: [` + completed + `, ` + running + `]`, "1/1|Running|0"},
+		{"one failed", ``, `phase: Running, containerStatuses: [` + completed + `, {state: {terminated: {exitCode: 1, reason: Error}}}]`, "0/1|Error|0"},
+		{"init waits", `initContainers: [{name: a}, {name: b}]`, `phase: Pending, initContainerStatuses: [{name: a, state: {terminated: {exitCode: 0}}}, {name: b, state: {waiting: {reason: PodInitializing}}}]`, "0/1|Init:1/2|0"},
+		{"init crashes", `initContainers: [{name: a}]`, `phase: Pending, initContainerStatuses: [{name: a, restartCount: 2, state: {waiting: {reason: CrashLoopBackOff}}}]`, "0/1|Init:CrashLoopBackOff|2"},
+		{"init failed", `initContainers: [{name: a}]`, `phase: Failed, initContainerStatuses: [{name: a, state: {terminated: {exitCode: 4}}}]`, "0/1|Init:ExitCode:4|0"},
+		{"init error", `initContainers: [{name: a}]`, `phase: Failed, initContainerStatuses: [{name: a, state: {terminated: {exitCode: 4, reason: Error}}}]`, "0/1|Init:Error|0"},
+		{"init restarts are history", `initContainers: [{name: a}]`, `phase: Running, initContainerStatuses: [{name: a, restartCount: 4, state: {terminated: {exitCode: 0}}}], containerStatuses: [` + running + `]`, "1/1|Running|0"},
+		{"sidecar", `initContainers: [{name: a, restartPolicy: Always}]`, `phase: Running, initContainerStatuses: [{name: a, restartCount: 4, started: true, ready: true, state: {running: {}}}], containerStatuses: [` + running + `]`, "2/2|Running|4"},
+	} {
+		text := `{metadata: {name: p}, spec: {containers: [{name: main}], ` + c.spec + `}, status: {` + c.status + `}}`
+		var p corev1.Pod
+		if err := yaml.UnmarshalStrict([]byte(text), &p); err != nil {
+			t.Fatal(c.name, err)
+		}
+		cells := podCells(&p, now)
+		if got := join(cells[1:4]); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestPodCellsWide(t *testing.T) {
+	const text = `{metadata: {name: p, deletionTimestamp: "2026-11-23T02:59:00Z"},
+spec: {nodeName: n1, readinessGates: [{conditionType: a}, {conditionType: b}], containers: [{name: main}]},
+status: {phase: Running, podIPs: [{ip: 10.42.0.3}], conditions: [{type: a, status: "True"}]}}`
+	var p corev1.Pod
+	if err := yaml.UnmarshalStrict([]byte(text), &p); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := join(podCells(&p, now)), "p|0/1|Terminating|0|<unknown>|10.42.0.3|n1|<none>|1/2"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	p.Status.Reason = "NodeLost"
+	if got := podCells(&p, now)[2]; got != "Unknown" {
+		t.Errorf("on a lost node: %v", got)
+	}
+}
+
+func TestQOSClass(t *testing.T) {
+	for _, c := range []struct {
+		spec string
+		want corev1.PodQOSClass
+	}{
+		{`{containers: [{name: a}]}`, corev1.PodQOSBestEffort},
+		{`{containers: [{name: a, resources: {limits: {example.com/gpu: 1}}}]}`, corev1.PodQOSBestEffort},
+		{`{containers: [{name: a, resources: {requests: {cpu: 1}}}]}`, corev1.PodQOSBurstable},
+		{`{containers: [{name: a, resources: {limits: {cpu: 1, memory: 1G}, requests: {cpu: 1, memory: 1G}}}]}`, corev1.PodQOSGuaranteed},
+		{`{containers: [{name: a, resources: {limits: {cpu: 1, memory: 1G}, requests: {cpu: 1, memory: 1G}}}, {name: b}]}`, corev1.PodQOSBurstable},
+		{`{resources: {limits: {cpu: 1, memory: 1G}, requests: {cpu: 1, memory: 1G}}, containers: [{name: a}]}`, corev1.PodQOSGuaranteed},
+	} {
+		var spec corev1.PodSpec
+		if err := yaml.UnmarshalStrict([]byte(c.spec), &spec); err != nil {
+			t.Fatal(err)
+		}
+		if got := qosClass(&spec); got != c.want {
+			t.Errorf("%s: %s, want %s", c.spec, got, c.want)
+		}
+	}
+}
