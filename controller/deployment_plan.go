@@ -160,18 +160,17 @@ func (v *rollout) shrinkOld(p *rolloutPlan) bool {
 		sizes[set] = replicasOf(set)
 	}
 	minAvailable := wanted(v.d) - maxUnavailable(v.d)
-	missing := replicasOf(v.current) - v.current.Status.AvailableReplicas
+	missing := replicasOf(v.current) - staying(v.current)
 	room := sumOf(v.all, replicasOf) - minAvailable - missing
 	if room <= 0 {
 		return false
 	}
 	for _, set := range v.old {
-		n := max(0, min(room, sizes[set]-available(set)))
+		n := max(0, min(room, sizes[set]-staying(set)))
 		sizes[set] -= n
 		room -= n
 	}
-	// A status may lag behind the spec that this controller wrote last; what specs allow bounds what statuses promise.
-	healthy := min(room, sumOf(v.all, available)-minAvailable)
+	healthy := min(room, sumOf(v.all, staying)-minAvailable)
 	for _, set := range v.old {
 		n := max(0, min(healthy, sizes[set]))
 		sizes[set] -= n

@@ -203,6 +203,10 @@ func sumOf(sets []*appsv1.ReplicaSet, count func(*appsv1.ReplicaSet) int32) (n i
 
 func available(set *appsv1.ReplicaSet) int32 { return set.Status.AvailableReplicas }
 
+// staying is how many available replicas the set will have when it has done what it was told last: its status may lag
+// behind its spec.
+func staying(set *appsv1.ReplicaSet) int32 { return min(available(set), replicasOf(set)) }
+
 // withReplicas are the sets that are to have pods.
 func withReplicas(sets []*appsv1.ReplicaSet) []*appsv1.ReplicaSet {
 	return slices.DeleteFunc(slices.Clone(sets), func(s *appsv1.ReplicaSet) bool { return replicasOf(s) == 0 })

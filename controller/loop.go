@@ -100,7 +100,7 @@ func runLoops(ctx context.Context, controllers []Controller, caughtUp func(conte
 			l.queue.ShutDown()
 		}
 	}()
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for _, l := range loops {
 		remove, handlerSynced, err := l.listen()
 		defer remove()
@@ -124,21 +124,17 @@ func runLoops(ctx context.Context, controllers []Controller, caughtUp func(conte
 	return nil
 }
 
-func waitSynced(ctx context.Context, synced []cache.InformerSynced, caughtUp func(context.Context) error) error {
+func waitSynced(ctx context.Context, synced []cache.DoneChecker, caughtUp func(context.Context) error) error {
 	if caughtUp != nil {
-		if err := caughtUp(ctx); err != nil {
+		if err := caughtUp(ctx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("wait until the informers have caught up: %w", err)
 		}
 	}
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for _, s := range synced {
-		for !s() {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-tick.C:
-			}
+	for _, handler := range synced {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-handler.Done():
 		}
 	}
 	return nil
@@ -175,7 +171,7 @@ func (o Output) String() string {
 }
 
 // listen adds the loop's handlers; remove takes away those that were added, also when listen failed half way.
-func (l *loop) listen() (remove func(), synced []cache.InformerSynced, err error) {
+func (l *loop) listen() (remove func(), synced []cache.DoneChecker, err error) {
 	var undo []func()
 	remove = func() {
 		for _, u := range undo {
@@ -192,7 +188,7 @@ func (l *loop) listen() (remove func(), synced []cache.InformerSynced, err error
 				l.log.Warn("cannot remove an event handler", "error", err)
 			}
 		})
-		synced = append(synced, reg.HasSynced)
+		synced = append(synced, reg.HasSyncedChecker())
 	}
 	return remove, synced, nil
 }
