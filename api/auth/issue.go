@@ -24,10 +24,11 @@ const (
 	defaultTokenSeconds = 60 * 60
 )
 
-// IssueToken answers a TokenRequest for a service account (subresource serviceaccounts/token): it fills in what the
-// request leaves open and its status. Errors are API errors.
-func (t *Tokens) IssueToken(ctx context.Context, account *corev1.ServiceAccount, request *authenticationv1.TokenRequest) error {
-	spec := &request.Spec
+// Issue answers a TokenRequest for the service account namespace/name (subresource serviceaccounts/token) with a new
+// object that has what the request left open and a status. Errors are API errors.
+func (t *Tokens) Issue(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	out := request.DeepCopy()
+	spec := &out.Spec
 	if spec.ExpirationSeconds == nil {
 		seconds := int64(defaultTokenSeconds)
 		spec.ExpirationSeconds = &seconds
@@ -35,20 +36,24 @@ func (t *Tokens) IssueToken(ctx context.Context, account *corev1.ServiceAccount,
 	if len(spec.Audiences) == 0 {
 		spec.Audiences = t.Audiences()
 	}
-	if errs := validateTokenRequest(request); len(errs) > 0 {
-		return apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), account.Name, errs)
+	if errs := validateTokenRequest(out); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), name, errs)
 	}
-	private := privateClaims{Namespace: account.Namespace, ServiceAccount: ref{account.Name, string(account.UID)}}
+	account, found, err := lookup[*corev1.ServiceAccount](ctx, t.reader, serviceAccounts, namespace, name)
+	if err != nil || !found {
+		return nil, notFound(err, serviceAccounts, name)
+	}
+	private := privateClaims{Namespace: namespace, ServiceAccount: ref{name, string(account.UID)}}
 	if spec.BoundObjectRef != nil {
 		if err := t.bind(ctx, &private, spec.BoundObjectRef); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	now := t.now()
 	expires := now.Add(time.Duration(*spec.ExpirationSeconds) * time.Second)
 	text, err := t.sign(&claims{Private: private, Claims: jwt.Claims{
 		Issuer:    t.issuer,
-		Subject:   serviceaccount.MakeUsername(account.Namespace, account.Name),
+		Subject:   serviceaccount.MakeUsername(namespace, name),
 		Audience:  jwt.Audience(spec.Audiences),
 		Expiry:    jwt.NewNumericDate(expires),
 		NotBefore: jwt.NewNumericDate(now),
@@ -56,11 +61,11 @@ func (t *Tokens) IssueToken(ctx context.Context, account *corev1.ServiceAccount,
 		ID:        string(uuid.NewUUID()),
 	}})
 	if err != nil {
-		return apierrors.NewInternalError(err)
+		return nil, apierrors.NewInternalError(err)
 	}
-	request.Name, request.Namespace, request.CreationTimestamp = account.Name, account.Namespace, metav1.NewTime(now)
-	request.Status = authenticationv1.TokenRequestStatus{Token: text, ExpirationTimestamp: metav1.NewTime(expires)}
-	return nil
+	out.Name, out.Namespace, out.CreationTimestamp = name, namespace, metav1.NewTime(now)
+	out.Status = authenticationv1.TokenRequestStatus{Token: text, ExpirationTimestamp: metav1.NewTime(expires)}
+	return out, nil
 }
 
 func validateTokenRequest(r *authenticationv1.TokenRequest) field.ErrorList {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
 
 	"mgr/pki"
 )
@@ -123,7 +124,7 @@ func (t *Tokens) AuthenticateToken(ctx context.Context, token string) (*authenti
 	if err := t.catchUp.confirm(ctx, func() error { return t.checkBound(ctx, &c.Private) }); err != nil {
 		return nil, false, err
 	}
-	return &authenticator.Response{User: c.info().UserInfo(), Audiences: audiences}, true, nil
+	return &authenticator.Response{User: c.user(), Audiences: audiences}, true, nil
 }
 
 // verify checks form, signature and issuer: what never changes for a given token.
@@ -169,7 +170,7 @@ func (t *Tokens) checkTime(c *claims) error {
 // clockLeeway is how far masters' clocks may be apart.
 const clockLeeway = time.Minute
 
-func (c *claims) info() *serviceaccount.ServiceAccountInfo {
+func (c *claims) user() user.Info {
 	p := &c.Private
 	info := &serviceaccount.ServiceAccountInfo{Namespace: p.Namespace, Name: p.ServiceAccount.Name, UID: p.ServiceAccount.UID}
 	if c.ID != "" {
@@ -181,7 +182,8 @@ func (c *claims) info() *serviceaccount.ServiceAccountInfo {
 	if p.Node != nil {
 		info.NodeName, info.NodeUID = p.Node.Name, p.Node.UID
 	}
-	return info
+	u := info.UserInfo()
+	return &user.DefaultInfo{Name: u.GetName(), UID: u.GetUID(), Groups: withAuthenticated(u.GetGroups()), Extra: u.GetExtra()}
 }
 
 // sign makes the token's text.

@@ -31,8 +31,8 @@ func newTokenWorld(t *testing.T) (*world, *corev1.ServiceAccount) {
 
 func (w *world) issue(t *testing.T, sa *corev1.ServiceAccount, spec authenticationv1.TokenRequestSpec) string {
 	t.Helper()
-	r := &authenticationv1.TokenRequest{Spec: spec}
-	if err := w.Tokens.IssueToken(t.Context(), sa, r); err != nil {
+	r, err := w.Tokens.Issue(t.Context(), sa.Namespace, sa.Name, &authenticationv1.TokenRequest{Spec: spec})
+	if err != nil {
 		t.Fatal(err)
 	}
 	return r.Status.Token
@@ -60,7 +60,7 @@ func TestTokenSaysWhoItsBearerIs(t *testing.T) {
 	}
 	extra := u.GetExtra()
 	if u.GetName() != "system:serviceaccount:ns:sa" || u.GetUID() != "uid-sa" ||
-		!slices.Equal(u.GetGroups(), []string{"system:serviceaccounts", "system:serviceaccounts:ns"}) ||
+		!slices.Equal(u.GetGroups(), []string{"system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"}) ||
 		!slices.Equal(extra["authentication.kubernetes.io/pod-uid"], []string{"uid-p"}) ||
 		!slices.Equal(extra["authentication.kubernetes.io/node-name"], []string{"n1"}) {
 		t.Errorf("the bearer is %+v", u)
@@ -136,20 +136,21 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	admin := strings.ReplaceAll(string(payload), `"sa"`, `"other"`)
-	stranger := newWorld(t)
+	stranger, _ := newTokenWorld(t)
+	strangers := stranger.issue(t, sa, authenticationv1.TokenRequestSpec{})
 	sameKey, err := New(Config{Reader: w.reader, SigningKey: w.a.SigningKey, Issuer: "https://elsewhere", Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	elsewhere := &authenticationv1.TokenRequest{}
-	if err := sameKey.Tokens.IssueToken(t.Context(), sa, elsewhere); err != nil {
+	elsewhere, err := sameKey.Tokens.Issue(t.Context(), "ns", "sa", &authenticationv1.TokenRequest{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for name, token := range map[string]string{
 		"changed payload":  parts[0] + "." + enc([]byte(admin)) + "." + parts[2],
 		"no algorithm":     enc([]byte(`{"alg":"none"}`)) + "." + parts[1] + ".",
 		"symmetric":        hs256(t, w, payload),
-		"stranger's key":   stranger.issue(t, sa, authenticationv1.TokenRequestSpec{}),
+		"stranger's key":   strangers,
 		"another issuer":   elsewhere.Status.Token,
 		"no expiry":        signed(t, w, map[string]any{"iss": issuer}),
 		"no account":       signed(t, w, map[string]any{"iss": issuer, "exp": w.now.Add(time.Hour).Unix()}),
@@ -196,7 +197,7 @@ func hs256(t *testing.T, w *world, payload []byte) string {
 }
 
 func TestTokenRequestsAreValidated(t *testing.T) {
-	w, sa := newTokenWorld(t)
+	w, _ := newTokenWorld(t)
 	w.reader.Put("pods", podOn("n1", "other", func(p *corev1.Pod) { p.Spec.ServiceAccountName = "another" }))
 	seconds := func(n int64) authenticationv1.TokenRequestSpec {
 		return authenticationv1.TokenRequestSpec{ExpirationSeconds: &n}
@@ -217,7 +218,7 @@ func TestTokenRequestsAreValidated(t *testing.T) {
 		"unbindable kind":   {boundTo("ConfigMap", "c"), apierrors.IsBadRequest, "cannot bind token to object of type"},
 		"another pod's UID": {wrongUID, apierrors.IsConflict, "does not match the UID in record"},
 	} {
-		err := w.Tokens.IssueToken(t.Context(), sa, &authenticationv1.TokenRequest{Spec: tt.spec})
+		_, err := w.Tokens.Issue(t.Context(), "ns", "sa", &authenticationv1.TokenRequest{Spec: tt.spec})
 		if err == nil || !tt.is(err) || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", name, err)
 		}
