@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +38,8 @@ type Options struct {
 	Timing  raftnode.Timing // default: a heartbeat of 150 ms
 	History fsm.Options
 	Log     *slog.Logger
+	Latency func() time.Duration              // of each message; nil: none
+	Storage func(id string) *raftnode.Storage // nil: raftnode.MemoryStorage
 }
 
 // NewCluster starts n peers, joins them and waits until all vote. The test closes them at its end.
@@ -50,7 +51,10 @@ func NewClusterWith(t testing.TB, n int, o Options) *Cluster {
 	if o.Timing.Heartbeat == 0 {
 		o.Timing.Heartbeat = 150 * time.Millisecond
 	}
-	c := &Cluster{t: t, options: o, network: &network{peers: map[string]*raftnode.Node{}, cut: map[string]bool{}}}
+	if o.Storage == nil {
+		o.Storage = func(string) *raftnode.Storage { return raftnode.MemoryStorage() }
+	}
+	c := &Cluster{t: t, options: o, network: newNetwork(o.Latency)}
 	t.Cleanup(c.close)
 	for range n {
 		c.Add()
@@ -69,7 +73,7 @@ func NewClusterWith(t testing.TB, n int, o Options) *Cluster {
 func (c *Cluster) Add() *Peer {
 	c.t.Helper()
 	id := fmt.Sprintf("m%d", len(c.Peers)+1)
-	p := &Peer{ID: id, Addr: id + ":6443", storage: raftnode.MemoryStorage()}
+	p := &Peer{ID: id, Addr: id + ":6443", storage: c.options.Storage(id)}
 	c.Peers = append(c.Peers, p)
 	c.Start(p)
 	return p
@@ -162,9 +166,17 @@ func (c *Cluster) Follower() *Peer {
 	return nil
 }
 
-// Cut separates a peer from all others; Heal connects it again.
-func (c *Cluster) Cut(p *Peer)  { c.network.setCut(p.Addr, true) }
-func (c *Cluster) Heal(p *Peer) { c.network.setCut(p.Addr, false) }
+// Cut breaks the connections of a peer and refuses new ones, as when its process dies; Freeze lets nothing pass, but leaves
+// connections open, as when its host is gone. Heal undoes both: what was frozen arrives late.
+func (c *Cluster) Cut(p *Peer)    { c.network.set(p.Addr, cut) }
+func (c *Cluster) Freeze(p *Peer) { c.network.set(p.Addr, frozen) }
+func (c *Cluster) Heal(p *Peer)   { c.network.set(p.Addr, whole) }
+
+// Move makes a peer reachable at another address and no longer at its old one; it must be stopped.
+func (c *Cluster) Move(p *Peer, addr string) { p.Addr = addr }
+
+// Wipe makes a stopped peer forget everything.
+func (c *Cluster) Wipe(p *Peer) { p.storage = c.options.Storage(p.ID) }
 
 func (c *Cluster) close() {
 	for _, p := range c.Peers {
@@ -176,74 +188,4 @@ func (c *Cluster) close() {
 		}
 	}
 	c.network.serving.Wait()
-}
-
-// network connects peers by pipes.
-type network struct {
-	serving sync.WaitGroup
-
-	mu    sync.Mutex
-	peers map[string]*raftnode.Node // by address; those that run
-	cut   map[string]bool           // by address
-	pipes []pipe
-}
-
-type pipe struct {
-	from, to string
-	ends     [2]net.Conn
-}
-
-func (w *network) add(addr string, n *raftnode.Node) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.peers[addr] = n
-}
-
-func (w *network) remove(addr string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.peers, addr)
-	w.sever(addr)
-}
-
-func (w *network) connected(addr string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.peers[addr] != nil && !w.cut[addr]
-}
-
-func (w *network) setCut(addr string, cut bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.cut[addr] = cut
-	if cut {
-		w.sever(addr)
-	}
-}
-
-// sever closes the pipes of addr.
-func (w *network) sever(addr string) {
-	kept := w.pipes[:0]
-	for _, p := range w.pipes {
-		if p.from == addr || p.to == addr {
-			p.ends[0].Close()
-			p.ends[1].Close()
-		} else {
-			kept = append(kept, p)
-		}
-	}
-	w.pipes = kept
-}
-
-func (w *network) dial(ctx context.Context, from, to string) (net.Conn, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := w.peers[to]
-	if n == nil || w.cut[from] || w.cut[to] {
-		return nil, fmt.Errorf("%s: connection refused", to)
-	}
-	near, far := net.Pipe()
-	w.pipes = append(w.pipes, pipe{from: from, to: to, ends: [2]net.Conn{near, far}})
-	w.serving.Go(func() { n.HandleConn(far) })
-	return near, nil
 }
