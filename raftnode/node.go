@@ -27,7 +27,7 @@ type Config struct {
 	Version string // of the program, shown by Members
 
 	Timing   Timing
-	InFlight int      // log entries that may be on their way at once; default 4
+	InFlight int      // log entries that may be on their way at once; default 2: while one is stored by the followers, the leader stores the next
 	Storage  *Storage // in place of Dir, for tests
 }
 
@@ -98,7 +98,7 @@ func Open(c Config) (*Node, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.InFlight <= 0 {
-		c.InFlight = 4
+		c.InFlight = 2
 	}
 	c.Timing.complete()
 	n := &Node{

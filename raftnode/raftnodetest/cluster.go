@@ -36,6 +36,7 @@ type Cluster struct {
 // Options of a cluster; the zero value is fine.
 type Options struct {
 	Timing  raftnode.Timing // default: a heartbeat of 150 ms
+	Slow    map[string]int  // by id: how many times slower the clock of a peer runs, which makes it a leader that lets go late
 	History fsm.Options
 	Log     *slog.Logger
 	Latency func() time.Duration              // of each message; nil: none
@@ -83,8 +84,10 @@ func (c *Cluster) Add() *Peer {
 func (c *Cluster) Start(p *Peer) {
 	c.t.Helper()
 	p.FSM = fsm.New(c.options.History)
+	timing := c.options.Timing
+	timing.Heartbeat *= time.Duration(max(1, c.options.Slow[p.ID]))
 	node, err := raftnode.Open(raftnode.Config{
-		ID: p.ID, Addr: p.Addr, FSM: p.FSM, Storage: p.storage, Timing: c.options.Timing, Log: c.options.Log,
+		ID: p.ID, Addr: p.Addr, FSM: p.FSM, Storage: p.storage, Timing: timing, Log: c.options.Log,
 		Version: "test",
 		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
 			return c.network.dial(ctx, p.Addr, addr)
