@@ -122,52 +122,56 @@ func mergeEnv(lists ...[]string) []string {
 	return out
 }
 
-// capabilities sets the default ones, changed as the container wants.
+// capabilities sets the default ones, changed as the container wants. Nobody can give what he does not have: ALL, and a
+// privileged container's, are those of this process.
 func (b *specBuilder) capabilities() error {
-	p := b.Process
-	caps := p.Capabilities.Bounding
-	known := cap.Known()
-	full := func(name string) (string, error) {
-		name = strings.ToUpper(name)
-		if !strings.HasPrefix(name, "CAP_") {
-			name = "CAP_" + name
-		}
-		if name != "CAP_ALL" && !slices.Contains(known, name) {
-			return "", fmt.Errorf("there is no capability %q", name)
-		}
-		return name, nil
+	ours, err := cap.Current()
+	if err != nil {
+		return fmt.Errorf("read this process's capabilities: %w", err)
 	}
-	if b.spec.Privileged {
-		b.setCapabilities(known)
+	add, err := fullNames(b.spec.CapAdd)
+	if err != nil {
+		return err
+	}
+	drop, err := fullNames(b.spec.CapDrop)
+	if err != nil {
+		return err
+	}
+	caps := slices.Clone(b.Process.Capabilities.Bounding)
+	switch {
+	case b.spec.Privileged:
+		b.setCapabilities(ours)
 		return nil
-	}
-	has := func(list []string, name string) bool {
-		return slices.ContainsFunc(list, func(c string) bool { return strings.EqualFold(strings.TrimPrefix(c, "CAP_"), name) })
-	}
-	if has(b.spec.CapAdd, "ALL") {
-		caps = slices.Clone(known)
-	}
-	if has(b.spec.CapDrop, "ALL") {
+	case slices.Contains(add, capAll):
+		caps = slices.Clone(ours)
+	case slices.Contains(drop, capAll):
 		caps = nil
 	}
-	for _, c := range b.spec.CapAdd {
-		name, err := full(c)
-		if err != nil {
-			return err
-		}
-		if name != "CAP_ALL" && !slices.Contains(caps, name) {
+	for _, name := range add {
+		switch {
+		case name == capAll || slices.Contains(caps, name):
+		case !slices.Contains(ours, name):
+			return fmt.Errorf("this node's agent does not have the capability %s itself, so it cannot give it", name)
+		default:
 			caps = append(caps, name)
 		}
 	}
-	for _, c := range b.spec.CapDrop {
-		name, err := full(c)
-		if err != nil {
-			return err
-		}
-		caps = slices.DeleteFunc(slices.Clone(caps), func(have string) bool { return have == name })
-	}
-	b.setCapabilities(caps)
+	b.setCapabilities(slices.DeleteFunc(caps, func(name string) bool { return slices.Contains(drop, name) }))
 	return nil
+}
+
+const capAll = "CAP_ALL"
+
+// fullNames turns capabilities as Kubernetes writes them (NET_ADMIN, ALL) into the kernel's names.
+func fullNames(names []string) ([]string, error) {
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+		if out[i] != capAll && !slices.Contains(cap.Known(), out[i]) {
+			return nil, fmt.Errorf("there is no capability %q", name)
+		}
+	}
+	return out, nil
 }
 
 func (b *specBuilder) setCapabilities(caps []string) {

@@ -1,0 +1,104 @@
+package containerd_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mgr/agent"
+)
+
+// BenchmarkPod starts pods of one container one after the other, and prints the median of each step in milliseconds:
+// sandbox, create (image present), start, running (the three together), and the removal of it all.
+func BenchmarkPod(b *testing.B) {
+	n := newNode(b)
+	steps := map[string][]time.Duration{}
+	step := func(name string, f func()) {
+		began := time.Now()
+		f()
+		steps[name] = append(steps[name], time.Since(began))
+	}
+	i := 0
+	for b.Loop() {
+		i++
+		var pod agent.PodRef
+		var id string
+		step("running", func() {
+			step("sandbox", func() { pod = n.pod(fmt.Sprint("bench-", i)) })
+			step("create", func() {
+				var err error
+				if id, err = n.CreateContainer(b.Context(), n.spec(pod, "main", "/bin/sleep", "infinity")); err != nil {
+					b.Fatal(err)
+				}
+			})
+			step("start", func() {
+				if err := n.StartContainer(b.Context(), id); err != nil {
+					b.Fatal(err)
+				}
+			})
+		})
+		step("remove", func() {
+			if err := n.RemoveSandbox(b.Context(), pod.UID); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+	for name, all := range steps {
+		slices.Sort(all)
+		b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, name+"-p50-ms")
+		if name == "running" {
+			b.ReportMetric(float64(all[len(all)*99/100].Microseconds())/1000, name+"-p99-ms")
+		}
+	}
+}
+
+// BenchmarkRunc is what BenchmarkPod is compared with: runc create and start of a bundle without any limits or namespaces
+// shared, and nothing else.
+func BenchmarkRunc(b *testing.B) {
+	dir := b.TempDir()
+	rootfs := filepath.Join(dir, "rootfs")
+	if err := os.MkdirAll(filepath.Join(rootfs, "bin"), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	demo := filepath.Join(rootfs, "bin", "sleep")
+	if out, err := exec.Command("go", "build", "-o", demo, "mgr/demo").CombinedOutput(); err != nil {
+		b.Fatal(string(out))
+	}
+	runc := func(args ...string) {
+		cmd := exec.Command("runc", append([]string{"--root", filepath.Join(dir, "state")}, args...)...)
+		cmd.Dir = dir
+		if err := cmd.Run(); err != nil {
+			b.Fatalf("runc %v: %v", args, err)
+		}
+	}
+	runc("spec")
+	config := filepath.Join(dir, "config.json")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for old, new := range map[string]string{`"terminal": true`: `"terminal": false`, `"sh"`: `"/bin/sleep", "infinity"`} {
+		text = []byte(strings.Replace(string(text), old, new, 1))
+	}
+	if err := os.WriteFile(config, text, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	var all []time.Duration
+	i := 0
+	for b.Loop() {
+		i++
+		name := fmt.Sprintf("mgr-bench-%d-%d", os.Getpid(), i)
+		began := time.Now()
+		runc("create", name)
+		runc("start", name)
+		all = append(all, time.Since(began))
+		runc("delete", "--force", name)
+	}
+	slices.Sort(all)
+	b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, "running-p50-ms")
+}
