@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -53,8 +55,8 @@ func normalize(ref string) (string, error) {
 
 // find returns containerd's entries for a reference: a name, name@digest, or an image id (sha256:…, or its hexadecimal digits).
 func (r *Runtime) find(ctx context.Context, ref string) (images.Image, error) {
-	if id := strings.TrimPrefix(ref, "sha256:"); isHex(id) && (len(id) == 64 || id != ref) {
-		return r.findByID(ctx, "sha256:"+id)
+	if id, ok := imageID(ref); ok {
+		return r.findByID(ctx, id)
 	}
 	name, err := normalize(ref)
 	if err != nil {
@@ -82,8 +84,10 @@ func (r *Runtime) find(ctx context.Context, ref string) (images.Image, error) {
 	return images.Image{}, fmt.Errorf("image %s: %w", ref, agent.ErrNoImage)
 }
 
-func isHex(s string) bool {
-	return s != "" && strings.IndexFunc(s, func(c rune) bool { return !strings.ContainsRune("0123456789abcdef", c) }) < 0
+// imageID says whether a reference is an image id, and completes it.
+func imageID(ref string) (string, bool) {
+	id := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimPrefix(ref, "sha256:"))
+	return id.String(), id.Validate() == nil
 }
 
 func (r *Runtime) findByID(ctx context.Context, id string) (images.Image, error) {
@@ -93,7 +97,7 @@ func (r *Runtime) findByID(ctx context.Context, id string) (images.Image, error)
 	}
 	for _, img := range all {
 		info, err := r.describe(ctx, img)
-		if err == nil && (info.id == id || len(id) > len("sha256:")+11 && strings.HasPrefix(info.id, id)) {
+		if err == nil && info.id == id {
 			return img, nil
 		}
 	}
@@ -224,7 +228,7 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 		return err
 	}
 	doomed := []images.Image{img}
-	if isHex(strings.TrimPrefix(ref, "sha256:")) {
+	if _, ok := imageID(ref); ok {
 		if doomed, err = r.client.ImageService().List(ctx, fmt.Sprintf("target.digest==%q", img.Target.Digest.String())); err != nil {
 			return fmt.Errorf("list the names of image %s: %w", ref, err)
 		}
@@ -312,7 +316,18 @@ func (r *Runtime) Pull(ctx context.Context, ref string, auths []agent.RegistryAu
 			break
 		}
 	}
-	return agent.Image{}, fmt.Errorf("pull image %s: %w", name, errs[0])
+	return agent.Image{}, fmt.Errorf("pull image %s: %w", name, mostTelling(errs))
+}
+
+// mostTelling prefers, of the errors of several credentials, one that is not a refusal: that one had been let in.
+func mostTelling(errs []error) error {
+	for _, err := range errs {
+		var status remoteerrors.ErrUnexpectedStatus
+		if !errors.As(err, &status) || status.StatusCode != http.StatusUnauthorized && status.StatusCode != http.StatusForbidden {
+			return err
+		}
+	}
+	return errs[0]
 }
 
 // resolver speaks the registry protocol with the host's configuration (mirrors, certificates) and one credential.

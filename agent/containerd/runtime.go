@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -25,6 +26,8 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
@@ -88,7 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		containers: map[string]*container{}, sandboxes: map[string]*sandbox{}, listeners: map[chan string]struct{}{},
 		cgroups: map[string]bool{},
 	}
-	r.ctx, r.stop = context.WithCancel(namespaces.WithNamespace(context.Background(), Namespace))
+	r.ctx, r.stop = context.WithCancel(scope(context.Background()))
 	if err := r.load(scope(ctx)); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -154,8 +157,18 @@ func (r *Runtime) Version(ctx context.Context) (string, error) {
 	return "containerd://" + trimV(v.Version), nil
 }
 
+// silent takes what containerd's libraries log beside the errors they return; it would go to standard error in a format of
+// its own.
+var silent = func() *logrus.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
+}()
+
 // scope gives ctx our containerd namespace, which every service wants.
-func scope(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, Namespace) }
+func scope(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(log.WithLogger(ctx, silent), Namespace)
+}
 
 func cmpOr[T comparable](v, def T) T {
 	var zero T

@@ -1,0 +1,218 @@
+package containerd_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"mgr/agent"
+	"mgr/agent/image"
+)
+
+// small is an image with nothing in it but a text.
+func small(name, text string) image.Image {
+	return image.Image{Name: name, Files: []image.File{{Path: "text", Mode: 0o644, Data: []byte(text)}},
+		Config: ocispec.ImageConfig{Cmd: []string{"/text"}, User: "12:34"}}
+}
+
+func archive(t *testing.T, write func(io.Writer, image.Image) error, img image.Image) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := write(&b, img); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func packed(t *testing.T, plain []byte, writer func(io.Writer) (io.WriteCloser, error)) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := writer(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestImport(t *testing.T) {
+	n := newNode(t)
+	gz := func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }
+	zst := func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }
+	for name, data := range map[string][]byte{
+		"oci":        archive(t, image.WriteOCI, small("docker.io/library/oci:latest", "oci")),
+		"docker":     archive(t, image.WriteDocker, small("docker:latest", "docker")),
+		"oci-gz":     packed(t, archive(t, image.WriteOCI, small("docker.io/library/oci-gz:latest", "gz")), gz),
+		"docker-zst": packed(t, archive(t, image.WriteDocker, small("docker-zst:latest", "zst")), zst),
+	} {
+		names, err := n.Import(t.Context(), bytes.NewReader(data))
+		if want := []string{"docker.io/library/" + name + ":latest"}; err != nil || !slices.Equal(names, want) {
+			t.Errorf("%s: imported %v, %v; want %v", name, names, err, want)
+			continue
+		}
+		img, err := n.Image(t.Context(), name)
+		if err != nil || img.User != "12:34" || !slices.Equal(img.Names, names) || len(img.Digests) != 1 {
+			t.Errorf("%s: %+v, %v", name, img, err)
+			continue
+		}
+		for _, ref := range []string{img.ID, img.ID[7:], img.Digests[0], "library/" + name, "docker.io/library/" + name + ":latest"} {
+			if again, err := n.Image(t.Context(), ref); err != nil || again.ID != img.ID {
+				t.Errorf("%s by %s: %+v, %v", name, ref, again, err)
+			}
+		}
+		id, err := n.CreateContainer(t.Context(), agent.ContainerSpec{Pod: n.pod("import-" + name), Name: "x", Image: img.ID})
+		if err != nil {
+			t.Errorf("%s: no container from it: %v", name, err)
+		} else if c := n.container(id); c.ImageID != img.ID {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+	for name, data := range map[string][]byte{"empty": nil, "text": []byte("this is no archive, but long enough to be read as one"), "cut": {0x1f, 0x8b, 8}} {
+		if names, err := n.Import(t.Context(), bytes.NewReader(data)); err == nil {
+			t.Errorf("%s: imported %v", name, names)
+		}
+	}
+}
+
+func TestImageBuildIsDeterministic(t *testing.T) {
+	a, b := archive(t, image.WriteOCI, small("x:1", "same")), archive(t, image.WriteOCI, small("x:1", "same"))
+	if !bytes.Equal(a, b) {
+		t.Error("the same image twice gives different bytes")
+	}
+	twice := small("x:1", "")
+	twice.Files = append(twice.Files, twice.Files[0])
+	if err := image.WriteOCI(io.Discard, twice); err == nil {
+		t.Error("a file given twice was accepted")
+	}
+}
+
+func TestImagesAndRemoval(t *testing.T) {
+	n := newNode(t)
+	for _, tag := range []string{"a", "b"} { // one image, two names
+		if _, err := n.Import(t.Context(), bytes.NewReader(archive(t, image.WriteOCI, small("example.org/some/image:"+tag, "one")))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img, err := n.Image(t.Context(), "example.org/some/image:a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := n.Images(t.Context())
+	if err != nil || len(all) != 2 { // and the demo image
+		t.Fatalf("%+v, %v", all, err)
+	}
+	i := slices.IndexFunc(all, func(x agent.Image) bool { return x.ID == img.ID })
+	if i < 0 || len(all[i].Names) != 2 || len(all[i].Digests) != 1 || all[i].Size == 0 {
+		t.Errorf("%+v", all)
+	}
+	if err := n.RemoveImage(t.Context(), "example.org/some/image:a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Image(t.Context(), "example.org/some/image:a"); !errors.Is(err, agent.ErrNoImage) {
+		t.Errorf("a removed image: %v", err)
+	}
+	if _, err := n.Image(t.Context(), "example.org/some/image:b"); err != nil {
+		t.Errorf("its other name: %v", err)
+	}
+	for range 2 {
+		if err := n.RemoveImage(t.Context(), img.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err := n.Images(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if _, err := n.CreateContainer(t.Context(), agent.ContainerSpec{Pod: n.pod("none"), Image: "example.org/some/image:b"}); !errors.Is(err, agent.ErrNoImage) {
+		t.Errorf("a container of no image: %v", err)
+	}
+	for _, bad := range []string{"", "UPPER", "a b", "x:y:z"} {
+		if _, err := n.Image(t.Context(), bad); err == nil || errors.Is(err, agent.ErrNoImage) {
+			t.Errorf("reference %q: %v", bad, err)
+		}
+	}
+}
+
+// registry serves one image by the distribution protocol, to who knows the password.
+func registry(t *testing.T, img image.Image, user, password string) *httptest.Server {
+	blobs := map[string][]byte{}
+	var index ocispec.Index
+	tr := tar.NewReader(bytes.NewReader(archive(t, image.WriteOCI, img)))
+	for h, err := tr.Next(); err == nil; h, err = tr.Next() {
+		data, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blobs[h.Name] = data
+	}
+	if err := json.Unmarshal(blobs["index.json"], &index); err != nil {
+		t.Fatal(err)
+	}
+	manifest := index.Manifests[0]
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != user || p != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
+		if strings.Contains(r.URL.Path, "/manifests/") && !strings.HasPrefix(name, "sha256:") {
+			name = manifest.Digest.String()
+		}
+		data, ok := blobs["blobs/sha256/"+strings.TrimPrefix(name, "sha256:")]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		if name == manifest.Digest.String() {
+			w.Header().Set("Content-Type", manifest.MediaType)
+		}
+		w.Header().Set("Docker-Content-Digest", name)
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		if r.Method != http.MethodHead {
+			_, _ = w.Write(data)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server
+}
+
+func TestPullFromPrivateRegistry(t *testing.T) {
+	n := newNode(t)
+	server := registry(t, small("x:1", "private"), "ann", "secret")
+	host := strings.TrimPrefix(server.URL, "http://")
+	ref := host + "/team/app:1"
+	if _, err := n.Pull(t.Context(), ref, nil); err == nil || !strings.Contains(err.Error(), ref) {
+		t.Errorf("without a password: %v", err)
+	}
+	auths := []agent.RegistryAuth{{Registry: host, Username: "bob", Password: "guess"}, {Registry: host, Username: "ann", Password: "secret"}}
+	img, err := n.Pull(t.Context(), ref, auths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(img.Names, []string{ref}) || img.User != "12:34" || !strings.HasPrefix(img.Digests[0], host+"/team/app@sha256:") {
+		t.Errorf("%+v", img)
+	}
+	if _, err := n.CreateContainer(t.Context(), agent.ContainerSpec{Pod: n.pod("pulled"), Name: "x", Image: ref}); err != nil {
+		t.Errorf("a container from it: %v", err)
+	}
+	if _, err := n.Pull(t.Context(), host+"/team/app@sha256:"+strings.Repeat("0", 64), auths); err == nil {
+		t.Error("pulled a digest that is not there")
+	}
+}
