@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mgr/fsm"
+	"mgr/raftnode"
 	"mgr/raftnode/raftnodetest"
 )
 
@@ -131,5 +132,32 @@ func TestTransferLeadership(t *testing.T) {
 		if got := c.Leader().FSM.State().Revision(); int(got) != written+1 {
 			t.Errorf("%d writes were acknowledged, but revision is %d", written, got)
 		}
+	})
+}
+
+// TestHungDisk: a leader whose disk hangs steps down although it could still send heartbeats, another leads, and the
+// old one follows again once its disk works.
+func TestHungDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disks := map[string]*raftnode.Hang{}
+		c := raftnodetest.NewClusterWith(t, 3, raftnodetest.Options{Storage: func(id string) *raftnode.Storage {
+			s, hang := raftnode.HangingStorage()
+			disks[id] = hang
+			return s
+		}})
+		old := c.Leader()
+		mustPropose(t, old, put(fsm.Create, "x", "1"))
+		disks[old.ID].Set(true)
+		start := time.Now()
+		if _, err := old.Node.Propose(t.Context(), put(fsm.Update, "x", "lost?")); !errors.Is(err, fsm.ErrUnknown) {
+			t.Errorf("write on a hanging disk: %v, want ErrUnknown", err)
+		}
+		c.Until("another peer leads", func() bool { return old.Node.Term() == 0 && c.Leader() != old })
+		mustPropose(t, c.Leader(), put(fsm.Update, "x", "2"))
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("it took %v", d)
+		}
+		disks[old.ID].Set(false)
+		c.Until("the old leader follows", func() bool { return old.FSM.State().Hash() == c.Leader().FSM.State().Hash() })
 	})
 }

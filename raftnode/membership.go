@@ -186,6 +186,10 @@ func (n *Node) compareHashes(ctx context.Context, members []Member) {
 		}
 	}
 	wg.Wait()
+	markDiverged(members)
+}
+
+func markDiverged(members []Member) {
 	votes := map[string]int{}
 	most := ""
 	for _, m := range members {

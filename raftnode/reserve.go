@@ -27,6 +27,14 @@ type reserve struct {
 	held bool
 }
 
+// openReserve finds what an earlier run holds.
+func openReserve(dir string) *reserve {
+	r := &reserve{dir: dir}
+	_, err := os.Stat(r.path())
+	r.held = err == nil
+	return r
+}
+
 func (r *reserve) path() string { return filepath.Join(r.dir, "reserve") }
 
 // low says whether the disk is so full that writes are to be refused, and takes the reserve back when there is space.

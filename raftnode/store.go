@@ -39,11 +39,13 @@ func openStorage(dir string, log *hclogger) (*Storage, error) {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
 	path := filepath.Join(dir, "raft.db")
-	bolt, err := raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		BoltOptions: &bbolt.Options{
+	space := openReserve(dir)
+	var bolt *raftboltdb.BoltStore
+	err := space.retry(func() (err error) {
+		bolt, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
 			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: mmapBytes, Timeout: lockPatience,
-		},
+		}})
+		return err
 	})
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: it is in use; is a master running already with this data directory?", path)
@@ -55,7 +57,6 @@ func openStorage(dir string, log *hclogger) (*Storage, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), bolt.Close())
 	}
-	space := &reserve{dir: dir}
 	space.hold()
 	return &Storage{
 		log: &spacedLog{LogStore: bolt, space: space}, stable: &spacedStable{StableStore: bolt, space: space},

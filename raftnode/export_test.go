@@ -1,0 +1,51 @@
+package raftnode
+
+import (
+	"log/slog"
+	"sync"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+// Hang is a disk whose writes can be made to hang.
+type Hang struct {
+	raft.LogStore
+	mu     sync.Mutex
+	resume chan struct{} // not nil while it hangs
+}
+
+// HangingStorage is MemoryStorage on such a disk.
+func HangingStorage() (*Storage, *Hang) {
+	s := MemoryStorage()
+	h := &Hang{LogStore: s.log}
+	s.log = h
+	return s, h
+}
+
+// Set makes writes hang, or lets them go on.
+func (h *Hang) Set(hang bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if hang && h.resume == nil {
+		h.resume = make(chan struct{})
+	} else if !hang && h.resume != nil {
+		close(h.resume)
+		h.resume = nil
+	}
+}
+
+func (h *Hang) StoreLogs(logs []*raft.Log) error {
+	h.mu.Lock()
+	resume := h.resume
+	h.mu.Unlock()
+	if resume != nil {
+		<-resume
+	}
+	return h.LogStore.StoreLogs(logs)
+}
+
+// newTestLog logs into the test's output.
+func newTestLog(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), nil))
+}

@@ -1,0 +1,125 @@
+package raftnode
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"mgr/fsm"
+)
+
+func entries(from, to uint64) []*raft.Log {
+	var logs []*raft.Log
+	for i := from; i <= to; i++ {
+		logs = append(logs, &raft.Log{Index: i, Term: 1, Data: make([]byte, 1<<20)})
+	}
+	return logs
+}
+
+// TestGuardUndoesLateWrites: a write that ends after its deadline has failed as far as raft knows, so it must leave nothing,
+// and nothing may be written before that.
+func TestGuardUndoesLateWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage, hang := HangingStorage()
+		g := newGuard(storage.log, time.Second)
+		go g.work()
+		defer g.close()
+		if err := g.StoreLogs(entries(1, 2)); err != nil {
+			t.Fatal(err)
+		}
+		hang.Set(true)
+		for range 2 { // the second finds the first still there
+			start := time.Now()
+			if err := g.StoreLogs(entries(3, 5)); !errors.Is(err, errDiskHangs) || time.Since(start) != time.Second {
+				t.Fatalf("write on a disk that hangs: %v after %v", err, time.Since(start))
+			}
+		}
+		hang.Set(false)
+		synctest.Wait()
+		if last, err := g.LastIndex(); last != 2 || err != nil {
+			t.Errorf("the log ends at %d (%v), want 2: the late write was not undone", last, err)
+		}
+		if err := g.StoreLogs(entries(3, 3)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLogCache(t *testing.T) {
+	var c logCache
+	c.add(entries(1, 4))
+	c.add(entries(5, 12)) // 8 MiB and more are over the bound
+	for index, want := range map[uint64]bool{0: false, 1: false, 4: false, 5: true, 12: true, 13: false} {
+		l := c.get(index)
+		if (l != nil) != want || l != nil && l.Index != index {
+			t.Errorf("entry %d in the cache: %v, want %v", index, l != nil, want)
+		}
+	}
+	c.forget(12, 20)
+	if c.get(11) != nil {
+		t.Error("entries are in the cache after a conflict")
+	}
+	c.add(entries(12, 12))
+	c.add(entries(20, 20)) // a gap, after a snapshot was installed
+	if c.get(12) != nil || c.get(20) == nil {
+		t.Error("the cache has a gap")
+	}
+}
+
+// TestFailedPeerStops: an entry that cannot be read is not skipped.
+func TestFailedPeerStops(t *testing.T) {
+	n := &Node{fsm: fsm.New(fsm.Options{}), failed: make(chan struct{}), commits: commits{signal: make(chan struct{}, 1)}}
+	n.config.Log = newTestLog(t)
+	a := adapter{n}
+	bad := fsm.JoinEntry(nil)
+	bad[1]++
+	out := a.ApplyBatch([]*raft.Log{
+		{Index: 1, Type: raft.LogConfiguration, Data: []byte("not ours")},
+		{Index: 2, Type: raft.LogCommand, Data: fsm.JoinEntry(nil)},
+		{Index: 3, Type: raft.LogCommand, Data: bad},
+		{Index: 4, Type: raft.LogCommand, Data: fsm.JoinEntry(nil)},
+	})
+	for i, want := range []bool{true, true, false, false} {
+		if got := out[i].(applied).err; (got == nil) != want || !want && !errors.Is(got, fsm.ErrCorrupt) {
+			t.Errorf("entry %d: %v", i+1, got)
+		}
+	}
+	select {
+	case <-n.Failed():
+	default:
+		t.Error("the peer has not failed")
+	}
+	if index := n.fsm.State().Index(); index != 2 {
+		t.Errorf("applied up to %d, want 2", index)
+	}
+	if _, err := a.Snapshot(); err == nil {
+		t.Error("a failed peer takes snapshots")
+	}
+}
+
+// TestDivergenceIsShown: the odd one out is marked, a tie goes with the leader.
+func TestDivergenceIsShown(t *testing.T) {
+	for _, c := range []struct {
+		hashes   [3]string
+		diverged [3]bool
+	}{
+		{[3]string{"a", "a", "a"}, [3]bool{}},
+		{[3]string{"b", "a", "a"}, [3]bool{true, false, false}},
+		{[3]string{"a", "b", ""}, [3]bool{false, true, false}},
+		{[3]string{"", "", ""}, [3]bool{}},
+	} {
+		members := []Member{{Role: "leader"}, {Role: "voter"}, {Role: "voter"}}
+		for i := range members {
+			members[i].Hash = c.hashes[i]
+		}
+		markDiverged(members)
+		for i := range members {
+			if members[i].Diverged != c.diverged[i] {
+				t.Errorf("hashes %q: member %d diverged: %v", c.hashes, i, members[i].Diverged)
+			}
+		}
+	}
+}
