@@ -45,7 +45,7 @@ func newRouter(cfg Config) (router, error) {
 			return nil, err
 		}
 		cfg.Log.Info("leading services by iptables", "backend", applier.Variant())
-		compiler := rules.NewCompiler(rules.Config{PodCIDR: cfg.PodCIDR, LocalIPs: cfg.localIPs()})
+		compiler := rules.NewCompiler(rules.Config{PodCIDR: cfg.PodCIDR, ServiceCIDR: cfg.ServiceCIDR, LocalIPs: cfg.localIPs()})
 		return &kernelRouter{compiler: compiler, applier: applier}, nil
 	}
 	r := &userRouter{proxy: userspace.New(userspace.Config{

@@ -55,9 +55,15 @@ func (n *Network) ensureBridge(cidr netip.Prefix) (mtu int, err error) {
 	if err := n.nl.LinkSetUp(br); err != nil {
 		return 0, fmt.Errorf("bring up %s: %w", bridgeName, err)
 	}
-	// Loose: a pod's packet may come in by another way than the answer would take.
-	if err := Sysctl("net/ipv4/conf/"+bridgeName+"/rp_filter", "2"); err != nil {
-		return 0, err
+	for name, value := range map[string]string{
+		"net/ipv4/conf/" + bridgeName + "/rp_filter": "2", // loose: the answer may take another way
+		// Pods must not be told of shorter ways: an answer has to come back through here to be translated.
+		"net/ipv4/conf/" + bridgeName + "/send_redirects": "0",
+		"net/ipv4/conf/all/send_redirects":                "0", // which would overrule it
+	} {
+		if err := Sysctl(name, value); err != nil {
+			return 0, err
+		}
 	}
 	if n.cfg.ServiceCIDR.IsValid() {
 		r := &netlink.Route{LinkIndex: br.Attrs().Index, Dst: ipNet(n.cfg.ServiceCIDR.Masked()), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol}

@@ -39,32 +39,33 @@ func vtep(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr() }
 
 // follow reconciles whenever nodes change, until ctx is done.
 func (n *Network) follow(ctx context.Context, changed <-chan struct{}) {
+	var lastOwn netip.Prefix
 	var last []peer
+	known := false // whether the kernel has these
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		force := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
 		case <-timer.C:
-			force = true
+			known = false
 		}
 		own, peers := n.peersOf(n.cfg.Nodes.GetIndexer().List())
 		var errs []error
 		if own.IsValid() {
 			errs = append(errs, n.useCIDR(own))
 		}
-		if force || !slices.Equal(peers, last) {
+		if !known || own != lastOwn || !slices.Equal(peers, last) {
 			errs = append(errs, n.syncPeers(own, peers))
 		}
-		wait := resync
-		if err := errors.Join(errs...); err != nil {
+		wait, err := resync, errors.Join(errs...)
+		if err != nil {
 			n.cfg.Log.Error("the network between nodes is not complete; trying again", "err", err)
-			wait, peers = retryAfter, nil
+			wait = retryAfter
 		}
-		last = peers
+		lastOwn, last, known = own, peers, err == nil
 		timer.Reset(wait)
 	}
 }

@@ -25,8 +25,9 @@ const (
 
 // Config says where the rules are for.
 type Config struct {
-	PodCIDR  netip.Prefix // of the whole cluster
-	LocalIPs []netip.Addr // service addresses that the node answers by itself (cluster DNS); they get no rules
+	PodCIDR     netip.Prefix // of the whole cluster
+	ServiceCIDR netip.Prefix // what is for none of our services is refused; zero = left alone
+	LocalIPs    []netip.Addr // service addresses that the node answers by itself (cluster DNS); they get no rules
 }
 
 // HostPort leads a port of the node to a pod.
@@ -162,8 +163,24 @@ func (c *Compiler) frame(rs Ruleset, shared map[ID][]entry) {
 		reject = append(reject, rulesOf(es)...)
 		delete(shared, nodePortRejects)
 	}
-	put(filter, rejectChain, levelTop, reject...)
+	put(filter, rejectChain, levelTop, append(reject, c.rejectUnknown()...)...)
 }
+
+// rejectUnknown refuses what is for a service address and was not led to an endpoint: there is no such service or port.
+func (c *Compiler) rejectUnknown() []string {
+	if !c.cfg.ServiceCIDR.IsValid() {
+		return nil
+	}
+	var rules []string
+	for _, ip := range c.cfg.LocalIPs {
+		rules = append(rules, "-d "+ip.String()+"/32 -j RETURN")
+	}
+	to := "-d " + c.cfg.ServiceCIDR.String() + " "
+	return append(rules, to+"-p tcp "+comment("no such service")+"-j "+rejectTCP, to+comment("no such service")+"-j REJECT")
+}
+
+// rejectTCP answers with a reset. The ICMP message that REJECT would send is limited to one a second for each client.
+const rejectTCP = "REJECT --reject-with tcp-reset"
 
 // nodePortRejects collects the rules that end MGR-REJECT.
 var nodePortRejects = ID{filter, rejectChain}

@@ -61,7 +61,7 @@ func (c *Compiler) internal(u *unit, p *services.Port, svc, svl string) {
 		u.entries = append(u.entries, at(nat, p.ClusterIP, p, "cluster IP", target))
 		return
 	}
-	why, answer := refusal(len(p.Cluster) > 0)
+	why, answer := refusal(p, len(p.Cluster) > 0)
 	u.entries = append(u.entries, at(filter, p.ClusterIP, p, why, answer))
 }
 
@@ -72,7 +72,7 @@ func (c *Compiler) external(u *unit, p *services.Port, svc, svl string) {
 	if reachable {
 		u.chains = append(u.chains, c.outside(ext, p, svc, svl))
 	}
-	why, answer := refusal(reachable)
+	why, answer := refusal(p, reachable)
 	lead := func(addr netip.Addr, what, target string) {
 		if reachable {
 			u.entries = append(u.entries, at(nat, addr, p, what, target))
@@ -177,9 +177,12 @@ func sourceRanges(fw, ext string, p *services.Port) *Chain {
 
 // refusal says how to answer what no endpoint can: refuse it; or, when only this node cannot serve it, drop it, so that
 // a load balancer goes elsewhere.
-func refusal(elsewhere bool) (why, target string) {
-	if elsewhere {
+func refusal(p *services.Port, elsewhere bool) (why, target string) {
+	switch {
+	case elsewhere:
 		return "has no local endpoints", "DROP"
+	case p.Protocol == corev1.ProtocolTCP:
+		return "has no endpoints", rejectTCP
 	}
 	return "has no endpoints", "REJECT"
 }

@@ -19,21 +19,21 @@ import (
 // Key identifies a service port.
 type Key struct {
 	Namespace, Name string
-	Port            string // name of the port; "" when the service has only one
+	PortName        string // "" when the service has only one port and did not name it
 	Protocol        corev1.Protocol
 }
 
 // String is namespace/name:port, as in events and rule comments.
 func (k Key) String() string {
-	if k.Port == "" {
+	if k.PortName == "" {
 		return k.Namespace + "/" + k.Name
 	}
-	return k.Namespace + "/" + k.Name + ":" + k.Port
+	return k.Namespace + "/" + k.Name + ":" + k.PortName
 }
 
 // Compare orders keys for output.
 func (k Key) Compare(o Key) int {
-	return cmp.Or(cmp.Compare(k.Namespace, o.Namespace), cmp.Compare(k.Name, o.Name), cmp.Compare(k.Port, o.Port), cmp.Compare(k.Protocol, o.Protocol))
+	return cmp.Or(cmp.Compare(k.Namespace, o.Namespace), cmp.Compare(k.Name, o.Name), cmp.Compare(k.PortName, o.PortName), cmp.Compare(k.Protocol, o.Protocol))
 }
 
 // Port is one port of a service as this node has to serve it. Addresses are IPv4.
@@ -91,7 +91,7 @@ func Ports(svc *corev1.Service, eps []*discoveryv1.EndpointSlice, node string) [
 	for i := range svc.Spec.Ports {
 		sp := &svc.Spec.Ports[i]
 		p := &Port{
-			Key:           Key{Namespace: svc.Namespace, Name: svc.Name, Port: sp.Name, Protocol: cmp.Or(sp.Protocol, corev1.ProtocolTCP)},
+			Key:           Key{Namespace: svc.Namespace, Name: svc.Name, PortName: sp.Name, Protocol: cmp.Or(sp.Protocol, corev1.ProtocolTCP)},
 			ClusterIP:     clusterIP,
 			Port:          uint16(sp.Port),
 			NodePort:      uint16(sp.NodePort),
@@ -193,7 +193,7 @@ func slicePort(s *discoveryv1.EndpointSlice, key Key) (uint16, bool) {
 		if p.Protocol != nil {
 			proto = *p.Protocol
 		}
-		if name == key.Port && proto == key.Protocol && p.Port != nil {
+		if name == key.PortName && proto == key.Protocol && p.Port != nil {
 			return uint16(*p.Port), true
 		}
 	}
