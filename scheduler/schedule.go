@@ -1,0 +1,204 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	helpers "k8s.io/component-helpers/scheduling/corev1"
+)
+
+// Pod is a pod that waits for a node.
+type Pod struct {
+	Object *corev1.Pod
+	class  *class
+}
+
+// NewPod prepares a pod for Schedule.
+func NewPod(p *corev1.Pod) *Pod { return &Pod{Object: p, class: newClass(p)} }
+
+func (p *Pod) priority() int32 { return helpers.PodPriority(p.Object) }
+
+// Decision is what becomes of a pod: a node, or the reason why none.
+type Decision struct {
+	Pod     *Pod
+	Node    string   // "" when refused
+	Refused *Refused // nil when placed
+}
+
+// Refused says why no node takes a pod.
+type Refused struct {
+	Nodes   int
+	Reasons map[string]int // nodes by reason; a node can give several
+	what    obstacle
+}
+
+// Error is the message of kube-scheduler: "0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods."
+func (r *Refused) Error() string {
+	if r.Nodes == 0 {
+		return refusal{what: noNodes}.Explain()
+	}
+	parts := make([]string, 0, len(r.Reasons))
+	for reason, count := range r.Reasons {
+		parts = append(parts, fmt.Sprintf("%d %s", count, reason))
+	}
+	sort.Strings(parts)
+	return fmt.Sprintf("0/%d nodes are available: %s.", r.Nodes, strings.Join(parts, ", "))
+}
+
+// Schedule decides for the pods in their order, each knowing the choices before it, and returns the view in which the
+// placed pods count. The given view is not changed.
+func Schedule(v View, pods []*Pod) ([]Decision, View) {
+	b := batch{
+		nodes:   slices.Clone(v.nodes),
+		turn:    v.turn,
+		own:     make(map[int32]bool),
+		choices: make(map[string]*choice),
+		enough:  max(enoughNodes(len(v.nodes)), 2*len(pods)),
+	}
+	if len(b.nodes) > 0 {
+		b.turn %= len(b.nodes)
+	}
+	decisions := make([]Decision, len(pods))
+	for i, p := range pods {
+		decisions[i] = b.decide(p)
+	}
+	return decisions, View{nodes: b.nodes, turn: b.turn}
+}
+
+// batch is the work of one Schedule.
+type batch struct {
+	nodes   []*node
+	turn    int
+	own     map[int32]bool // nodes that are copies of this batch
+	choices map[string]*choice
+	enough  int // nodes to compare before choosing
+}
+
+// choice is what a batch knows of the nodes for one class.
+type choice struct {
+	class   *class
+	heap    heap[candidate]
+	looked  int // nodes looked at, from the first turn on
+	first   int
+	refused *Refused
+}
+
+// candidate is a node that fitted when it was at version.
+type candidate struct {
+	score   int64
+	order   int32 // place in the turn: equals go round
+	index   int32
+	version uint32
+}
+
+func better(a, b candidate) bool {
+	if a.score != b.score {
+		return a.score > b.score
+	}
+	return a.order < b.order
+}
+
+func (b *batch) decide(p *Pod) Decision {
+	ch := b.choices[p.class.signature]
+	if ch == nil {
+		ch = &choice{class: p.class, heap: heap[candidate]{less: better}, first: b.turn}
+		b.choices[p.class.signature] = ch
+	}
+	if ch.refused != nil {
+		// Within a batch nodes only fill up, so what was refused stays refused.
+		return Decision{Pod: p, Refused: ch.refused}
+	}
+	index, found := b.best(ch)
+	if !found {
+		ch.refused = explain(ch.class, b.nodes)
+		return Decision{Pod: p, Refused: ch.refused}
+	}
+	n := b.nodes[index]
+	if !b.own[index] {
+		n = n.clone()
+		b.nodes[index], b.own[index] = n, true
+	}
+	n.place(ch.class)
+	b.offer(ch, index)
+	b.turn = (int(index) + 1) % len(b.nodes)
+	return Decision{Pod: p, Node: n.object.Name}
+}
+
+// best takes the best node off the heap. A candidate that another class has changed since is rated anew; when all are
+// used up, nodes not looked at so far come in.
+func (b *batch) best(ch *choice) (int32, bool) {
+	for {
+		b.lookAround(ch)
+		if len(ch.heap.items) == 0 {
+			return 0, false
+		}
+		c := ch.heap.pop()
+		if b.nodes[c.index].version == c.version {
+			return c.index, true
+		}
+		b.offer(ch, c.index)
+	}
+}
+
+// offer puts a node on the heap if it fits.
+func (b *batch) offer(ch *choice, index int32) {
+	if c, fits := b.rate(ch, index); fits {
+		ch.heap.push(c)
+	}
+}
+
+func (b *batch) rate(ch *choice, index int32) (candidate, bool) {
+	n := b.nodes[index]
+	if refuse(ch.class, n) != nil {
+		return candidate{}, false
+	}
+	order := (int(index) - ch.first + len(b.nodes)) % len(b.nodes)
+	return candidate{score: score(ch.class, n), order: int32(order), index: index, version: n.version}, true
+}
+
+// lookAround fills an empty heap: with enough nodes for a good choice, not with all of a large cluster.
+func (b *batch) lookAround(ch *choice) {
+	if len(ch.heap.items) > 0 {
+		return
+	}
+	found := make([]candidate, 0, min(b.enough, len(b.nodes)))
+	for ; ch.looked < len(b.nodes) && len(found) < b.enough; ch.looked++ {
+		if c, fits := b.rate(ch, int32((ch.first+ch.looked)%len(b.nodes))); fits {
+			found = append(found, c)
+		}
+	}
+	ch.heap.build(found)
+}
+
+// enoughNodes to compare, out of all: as kube-scheduler does it, half of them up to 100 nodes or a tenth of thousands.
+func enoughNodes(all int) int {
+	const least, leastPercent = 100, 5
+	percent := max(50-all/125, leastPercent)
+	return min(all, max(least, all*percent/100))
+}
+
+// explain asks all nodes why they refuse.
+func explain(c *class, nodes []*node) *Refused {
+	r := &Refused{Nodes: len(nodes), Reasons: map[string]int{}}
+	if len(nodes) == 0 {
+		r.what = noNodes
+	}
+	type key struct {
+		what     obstacle
+		resource corev1.ResourceName
+	}
+	counts := map[key]int{}
+	for _, n := range nodes {
+		for _, why := range refuse(c, n) {
+			counts[key{why.what, why.resource}]++
+		}
+	}
+	for k, count := range counts {
+		r.Reasons[refusal{what: k.what, resource: k.resource}.Explain()] += count
+		r.what |= k.what
+	}
+	return r
+}
