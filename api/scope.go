@@ -97,7 +97,7 @@ func (s *Server) endpoint(k *resource.Kind, types func() managedfields.TypeConve
 		sub := &k.Subresources[i]
 		if sub.Rules != nil {
 			e.subs[sub.Name] = s.objectSub(k, sub, types)
-		} else if hs := s.specialSub(e, sub, types); hs != nil {
+		} else if hs := s.specialSub(e, sub); hs != nil {
 			e.subs[sub.Name] = hs
 		}
 	}

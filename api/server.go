@@ -124,6 +124,7 @@ func (s *Server) routes() http.Handler {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	r.NotFoundHandler = http.HandlerFunc(s.notFound)
 	s.discoveryRoutes(r)
+	s.openAPIRoutes(r)
 	r.PathPrefix("/api/{version}/").HandlerFunc(s.dispatch)
 	r.PathPrefix("/apis/{group}/{version}/").HandlerFunc(s.dispatch)
 	s.systemRoutes(r)

@@ -23,10 +23,10 @@ import (
 )
 
 // specialSub is a subresource with code of its own, by verb ("*": all of them); nil: it is not served.
-func (s *Server) specialSub(e *endpoint, sub *resource.Subresource, types func() managedfields.TypeConverter) map[string]http.Handler {
+func (s *Server) specialSub(e *endpoint, sub *resource.Subresource) map[string]http.Handler {
 	switch sub.Name {
 	case "scale":
-		return s.scaleHandlers(e, types)
+		return s.scaleHandlers(e)
 	case "binding":
 		return s.postHandler(e, sub, &bindingStore{pods: e.store})
 	case "token":
@@ -209,7 +209,7 @@ func (i *scaleInfo) UpdatedObject(ctx context.Context, old runtime.Object) (runt
 }
 
 // scaleHandlers serve the scale subresource.
-func (s *Server) scaleHandlers(e *endpoint, types func() managedfields.TypeConverter) map[string]http.Handler {
+func (s *Server) scaleHandlers(e *endpoint) map[string]http.Handler {
 	if replicasOf(e.kind.New()) == nil {
 		return nil
 	}
@@ -218,10 +218,10 @@ func (s *Server) scaleHandlers(e *endpoint, types func() managedfields.TypeConve
 	scope.TableConvertor = scaleTable{}
 	return map[string]http.Handler{
 		"get": lazily(func() http.HandlerFunc { return handlers.GetResource(st, scope) }),
-		"update": s.managed(scope, types, func(sc *handlers.RequestScope) http.HandlerFunc {
+		"update": s.managed(scope, managedfields.NewDeducedTypeConverter, func(sc *handlers.RequestScope) http.HandlerFunc {
 			return handlers.UpdateResource(st, sc, s.cfg.Admission)
 		}),
-		"patch": s.managed(scope, types, func(sc *handlers.RequestScope) http.HandlerFunc {
+		"patch": s.managed(scope, managedfields.NewDeducedTypeConverter, func(sc *handlers.RequestScope) http.HandlerFunc {
 			return handlers.PatchResource(st, sc, s.cfg.Admission, patchTypes)
 		}),
 	}
