@@ -63,11 +63,24 @@ func nodeState() *authtest.Reader {
 	return r
 }
 
-func TestAgentsMayDoWhatTheirNodeNeeds(t *testing.T) {
+// decide asks an authorizer as the agent of n1 and compares: every refusal must have a reason.
+func decide(t *testing.T, want authorizer.Decision, list []ask) {
+	t.Helper()
 	az := NewAuthorizer(AuthorizerConfig{Reader: nodeState()})
-	read := []string{"get", "list", "watch"}
+	for _, q := range list {
+		got, reason, err := az.Authorize(t.Context(), q.attributes(agent("n1")))
+		if got != want || err != nil {
+			t.Errorf("%+v: %v (%s, %v), want %v", q, got, reason, err, want)
+		}
+		if got != authorizer.DecisionAllow && reason == "" {
+			t.Errorf("%+v: refused without a reason", q)
+		}
+	}
+}
+
+func TestAgentsReadWhatTheirPodsReferTo(t *testing.T) {
 	var allowed, refused []ask
-	for _, v := range read {
+	for _, v := range []string{"get", "list", "watch"} {
 		for _, r := range []string{"nodes", "services", "namespaces", "endpoints"} {
 			allowed = append(allowed, ask{verb: v, resource: r})
 		}
@@ -91,63 +104,65 @@ func TestAgentsMayDoWhatTheirNodeNeeds(t *testing.T) {
 			ask{verb: v, group: "other.io", resource: "nodes"},
 		)
 	}
+	decide(t, authorizer.DecisionAllow, allowed)
+	decide(t, authorizer.DecisionNoOpinion, refused)
+}
+
+func TestAgentsUseOnlyTheirOwnPods(t *testing.T) {
+	decide(t, authorizer.DecisionAllow, []ask{
+		{verb: "list", resource: "pods", selector: "n1"},
+		{verb: "watch", resource: "pods", selector: "n1"},
+		{verb: "get", resource: "pods", namespace: "ns", name: "p"},
+		{verb: "patch", resource: "pods", sub: "status", namespace: "ns", name: "p"},
+		{verb: "patch", resource: "pods", sub: "status", namespace: "ns", name: "gone"},
+		{verb: "delete", resource: "pods", namespace: "ns", name: "p"},
+		{verb: "create", resource: "pods", sub: "eviction", namespace: "ns", name: "p"},
+		{verb: "create", resource: "pods", namespace: "ns"},
+		{verb: "get", resource: "serviceaccounts", namespace: "ns", name: "sa"},
+		{verb: "create", resource: "serviceaccounts", sub: "token", namespace: "ns", name: "sa"},
+	})
+	decide(t, authorizer.DecisionNoOpinion, []ask{
+		{verb: "list", resource: "pods"},
+		{verb: "list", resource: "pods", selector: "n2"},
+		{verb: "get", resource: "pods", namespace: "ns", name: "q"},
+		{verb: "get", resource: "pods", namespace: "ns", name: "gone"},
+		{verb: "patch", resource: "pods", namespace: "ns", name: "p"},
+		{verb: "patch", resource: "pods", sub: "status", namespace: "ns", name: "q"},
+		{verb: "delete", resource: "pods", namespace: "ns", name: "q"},
+		{verb: "deletecollection", resource: "pods", namespace: "ns"},
+		{verb: "create", resource: "pods", sub: "binding", namespace: "ns", name: "p"},
+		{verb: "create", resource: "pods", sub: "exec", namespace: "ns", name: "p"},
+		{verb: "create", resource: "serviceaccounts", sub: "token", namespace: "ns", name: "sa2"},
+		{verb: "list", resource: "serviceaccounts", namespace: "ns", name: "sa"},
+	})
+}
+
+func TestAgentsWriteOnlyTheirOwnNodeLeaseAndEvents(t *testing.T) {
+	lease := func(verb, ns, name string) ask {
+		return ask{verb: verb, group: "coordination.k8s.io", resource: "leases", namespace: ns, name: name}
+	}
+	var refused []ask
 	for _, v := range []string{"create", "update", "patch", "delete", "deletecollection"} {
 		refused = append(refused, ask{verb: v, resource: "secrets", namespace: "ns", name: "vol"},
 			ask{verb: v, resource: "services", namespace: "ns", name: "s"},
 			ask{verb: v, resource: "namespaces", name: "ns"})
 	}
-	lease := func(verb, ns, name string) ask {
-		return ask{verb: verb, group: "coordination.k8s.io", resource: "leases", namespace: ns, name: name}
-	}
-	allowed = append(allowed,
-		ask{verb: "create", resource: "nodes"},
-		ask{verb: "patch", resource: "nodes", name: "n1"},
-		ask{verb: "update", resource: "nodes", sub: "status", name: "n1"},
-		ask{verb: "list", resource: "pods", selector: "n1"},
-		ask{verb: "watch", resource: "pods", selector: "n1"},
-		ask{verb: "get", resource: "pods", namespace: "ns", name: "p"},
-		ask{verb: "patch", resource: "pods", sub: "status", namespace: "ns", name: "p"},
-		ask{verb: "patch", resource: "pods", sub: "status", namespace: "ns", name: "gone"},
-		ask{verb: "delete", resource: "pods", namespace: "ns", name: "p"},
-		ask{verb: "create", resource: "pods", sub: "eviction", namespace: "ns", name: "p"},
-		ask{verb: "create", resource: "pods", namespace: "ns"},
-		ask{verb: "create", resource: "events", namespace: "ns"},
-		ask{verb: "patch", group: "events.k8s.io", resource: "events", namespace: "ns", name: "e"},
-		ask{verb: "get", resource: "serviceaccounts", namespace: "ns", name: "sa"},
-		ask{verb: "create", resource: "serviceaccounts", sub: "token", namespace: "ns", name: "sa"},
+	decide(t, authorizer.DecisionAllow, []ask{
+		{verb: "create", resource: "nodes"},
+		{verb: "patch", resource: "nodes", name: "n1"},
+		{verb: "update", resource: "nodes", sub: "status", name: "n1"},
+		{verb: "create", resource: "events", namespace: "ns"},
+		{verb: "patch", group: "events.k8s.io", resource: "events", namespace: "ns", name: "e"},
 		lease("create", "kube-node-lease", ""), lease("get", "kube-node-lease", "n1"), lease("update", "kube-node-lease", "n1"),
-	)
-	refused = append(refused,
+	})
+	decide(t, authorizer.DecisionNoOpinion, append(refused,
 		ask{verb: "patch", resource: "nodes", name: "n2"},
 		ask{verb: "update", resource: "nodes", sub: "status", name: "n2"},
 		ask{verb: "delete", resource: "nodes", name: "n1"},
 		ask{verb: "get", resource: "nodes", sub: "proxy", name: "n1"},
-		ask{verb: "list", resource: "pods"},
-		ask{verb: "list", resource: "pods", selector: "n2"},
-		ask{verb: "get", resource: "pods", namespace: "ns", name: "q"},
-		ask{verb: "get", resource: "pods", namespace: "ns", name: "gone"},
-		ask{verb: "patch", resource: "pods", namespace: "ns", name: "p"},
-		ask{verb: "patch", resource: "pods", sub: "status", namespace: "ns", name: "q"},
-		ask{verb: "delete", resource: "pods", namespace: "ns", name: "q"},
-		ask{verb: "deletecollection", resource: "pods", namespace: "ns"},
-		ask{verb: "create", resource: "pods", sub: "binding", namespace: "ns", name: "p"},
-		ask{verb: "create", resource: "pods", sub: "exec", namespace: "ns", name: "p"},
 		ask{verb: "get", resource: "events", namespace: "ns", name: "e"},
-		ask{verb: "create", resource: "serviceaccounts", sub: "token", namespace: "ns", name: "sa2"},
-		ask{verb: "list", resource: "serviceaccounts", namespace: "ns", name: "sa"},
 		lease("update", "kube-node-lease", "n2"), lease("create", "kube-system", ""), lease("list", "kube-node-lease", ""),
-	)
-	for want, list := range map[authorizer.Decision][]ask{authorizer.DecisionAllow: allowed, authorizer.DecisionNoOpinion: refused} {
-		for _, q := range list {
-			got, reason, err := az.Authorize(t.Context(), q.attributes(agent("n1")))
-			if got != want || err != nil {
-				t.Errorf("%+v: %v (%s, %v), want %v", q, got, reason, err, want)
-			}
-			if got != authorizer.DecisionAllow && reason == "" {
-				t.Errorf("%+v: refused without a reason", q)
-			}
-		}
-	}
+	))
 }
 
 func TestNodeGroupWithoutNodeNameHasNoRights(t *testing.T) {
