@@ -28,7 +28,8 @@ type Config struct {
 	// ServiceAccountWait is how long a pod waits for the default service account of a namespace that was just made;
 	// zero means two seconds.
 	ServiceAccountWait time.Duration
-	// NodeRegistered is told when an agent writes the status of its Node object; an error refuses the write. May be nil.
+	// NodeRegistered is told, at each renewal of a node's lease and each update of its Node object by its agent, which
+	// Node object the agent has; an error refuses the write. May be nil.
 	NodeRegistered func(ctx context.Context, node string, uid types.UID) error
 }
 

@@ -47,7 +47,9 @@ func (p *nodeRestriction) Validate(ctx context.Context, a admission.Attributes, 
 	case is(a, serviceAccounts, "token"):
 		err = p.token(ctx, node, a)
 	case is(a, leases, ""):
-		err = lease(node, a)
+		if err = lease(node, a); err == nil {
+			err = p.note(ctx, node, a)
+		}
 	}
 	if err == nil || apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
 		return err
@@ -84,10 +86,27 @@ func (p *nodeRestriction) node(ctx context.Context, self string, a admission.Att
 	if !equality.Semantic.DeepEqual(node.Spec.Taints, old.Spec.Taints) {
 		return fmt.Errorf("node %q is not allowed to modify taints", self)
 	}
-	if a.GetSubresource() == "status" && !a.IsDryRun() && p.registered != nil {
-		return p.registered(ctx, self, old.UID)
+	return p.note(ctx, self, a)
+}
+
+// note reports that the agent has a Node object, at every sign of life (its lease) after it registered: the create itself
+// is too early, because it may still fail.
+func (p *nodeRestriction) note(ctx context.Context, self string, a admission.Attributes) error {
+	if p.registered == nil || a.IsDryRun() {
+		return nil
 	}
-	return nil
+	obj, err := p.reader.Get(ctx, nodes, "", self)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	node, err := objectOf[*corev1.Node](obj, a)
+	if err != nil {
+		return err
+	}
+	return p.registered(ctx, self, node.UID)
 }
 
 // pod: an agent creates only mirror pods of itself, and touches only pods that are bound to it.

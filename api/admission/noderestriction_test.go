@@ -88,22 +88,24 @@ func TestOthersAreNotRestricted(t *testing.T) {
 
 func TestRegistrationIsNotedOnceTheNodeExists(t *testing.T) {
 	w := newWorld()
-	status := request{op: admission.Update, obj: node("n1"), old: node("n1"), resource: "nodes", sub: "status", kind: "Node", name: "n1"}
-	dry := status
+	lease := request{op: admission.Update, obj: &coordinationv1.Lease{}, group: "coordination.k8s.io", resource: "leases", kind: "Lease",
+		namespace: "kube-node-lease", name: "n1"}
+	dry := lease
 	dry.dryRun = true
-	w.try(t, "create", request{op: admission.Create, obj: node("n1"), resource: "nodes", kind: "Node", name: "n1"}, "")
-	w.try(t, "dry run", dry, "")
+	w.try(t, "a lease before the node", lease, "")
+	w.try(t, "creating the node", request{op: admission.Create, obj: node("n1"), resource: "nodes", kind: "Node", name: "n1"}, "")
+	w.reader.Put("nodes", node("n1"))
+	w.try(t, "a dry run", dry, "")
 	if len(w.registered) != 0 {
 		t.Errorf("noted before the node existed, or in a dry run: %v", w.registered)
 	}
-	w.try(t, "status", status, "")
-	if len(w.registered) != 1 || w.registered[0] != "n1=uid-n1" {
+	w.try(t, "a lease", lease, "")
+	w.try(t, "a status", request{op: admission.Update, obj: node("n1"), old: node("n1"), resource: "nodes", sub: "status", kind: "Node", name: "n1"}, "")
+	if len(w.registered) != 2 || w.registered[0] != "n1=uid-n1" || w.registered[1] != "n1=uid-n1" {
 		t.Errorf("noted %v", w.registered)
 	}
-	w = newWorld(func(c *Config) {
-		c.NodeRegistered = func(context.Context, string, types.UID) error { return errWrite }
-	})
-	w.try(t, "status without quorum", status, "no quorum")
+	w.chain = New(Config{Reader: w.reader, NodeRegistered: func(context.Context, string, types.UID) error { return errWrite }})
+	w.try(t, "a lease without quorum", lease, "no quorum")
 }
 
 func TestAgentTouchesOnlyItsOwnPods(t *testing.T) {
