@@ -162,10 +162,12 @@ func (s *Server) authenticate(h http.Handler) http.Handler {
 				h.ServeHTTP(w, r.WithContext(request.WithUser(r.Context(), anonymous)))
 				return
 			}
+			text := "Unauthorized"
 			if err != nil {
 				s.log.Debug("authentication failed", "path", r.URL.Path, "from", r.RemoteAddr, "err", err)
+				text = err.Error() // meant for the sender
 			}
-			s.fail(w, r, apierrors.NewUnauthorized("Unauthorized"))
+			s.fail(w, r, apierrors.NewUnauthorized(text))
 			return
 		}
 		r.Header.Del("Authorization")

@@ -14,8 +14,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"mgr/api/auth"
 	"mgr/fsm"
 	"mgr/pki"
 )
@@ -27,11 +29,6 @@ const (
 	hopHeader = "X-Mgr-Hop"
 	// notLeaderHeader marks answers after which nothing was written because the peer does not lead: try the next leader.
 	notLeaderHeader = "X-Mgr-Not-Leader"
-
-	remoteUser  = "X-Remote-User"
-	remoteUID   = "X-Remote-Uid"
-	remoteGroup = "X-Remote-Group"
-	remoteExtra = "X-Remote-Extra-"
 
 	// electionWait bounds how long a request waits for a leader; elections take some hundred milliseconds.
 	electionWait = 3 * time.Second
@@ -186,29 +183,15 @@ func (s *Server) send(r *http.Request, addr string, body []byte) (*http.Response
 // handOverHeader is the client's header with this master's word for who the client is.
 func handOverHeader(r *http.Request) http.Header {
 	h := r.Header.Clone()
-	for name := range h {
-		if strings.HasPrefix(name, "X-Remote-") {
-			delete(h, name)
-		}
-	}
 	for _, name := range []string{"Authorization", "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length"} {
 		delete(h, name)
 	}
 	h.Set(hopHeader, "1")
 	u, ok := request.UserFrom(r.Context())
 	if !ok {
-		return h
+		u = &user.DefaultInfo{Name: user.Anonymous, Groups: []string{user.AllUnauthenticated}}
 	}
-	h.Set(remoteUser, u.GetName())
-	if u.GetUID() != "" {
-		h.Set(remoteUID, u.GetUID())
-	}
-	h[remoteGroup] = append([]string(nil), u.GetGroups()...)
-	for key, values := range u.GetExtra() {
-		for _, v := range values {
-			h.Add(remoteExtra+url.PathEscape(key), v)
-		}
-	}
+	auth.SetForwarded(h, u)
 	return h
 }
 

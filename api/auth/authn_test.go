@@ -126,7 +126,7 @@ func TestNobodySeesOnlyPublicPaths(t *testing.T) {
 func TestForwardedIdentityCountsOnlyFromMasters(t *testing.T) {
 	w := newWorld(t)
 	sent := &user.DefaultInfo{Name: "jane", UID: "u1", Groups: []string{"devs", "system:masters"},
-		Extra: map[string][]string{"authentication.kubernetes.io/pod-name": {"p"}, "scopes": {"a", "b"}}}
+		Extra: map[string][]string{"authentication.kubernetes.io/pod-name": {"p"}, "scopes": {"a", "b"}, "an odd:key=1+1%/x": {"v"}}}
 	for name, tt := range map[string]struct {
 		id   *pki.Identity
 		want string

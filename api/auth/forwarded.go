@@ -27,10 +27,13 @@ func SetForwarded(h http.Header, u user.Info) {
 	h[headerGroup] = append([]string(nil), u.GetGroups()...)
 	for key, values := range u.GetExtra() {
 		for _, v := range values {
-			h.Add(headerExtraPrefix+url.PathEscape(key), v)
+			h.Add(headerExtraPrefix+escapeKey(key), v)
 		}
 	}
 }
+
+// escapeKey leaves only what is allowed in the name of a header.
+func escapeKey(key string) string { return strings.ReplaceAll(url.QueryEscape(key), "+", "%20") }
 
 // takeForwarded removes the identity headers and returns what they say, nil when they name no user.
 func takeForwarded(h http.Header) user.Info {

@@ -44,6 +44,18 @@ func TestNoIdentityByHeaderAlone(t *testing.T) {
 	}
 }
 
+func TestUnauthorizedSaysWhy(t *testing.T) {
+	c := newCluster(t, nil)
+	for header, want := range map[string]string{
+		"X-None: x":               "the request carries no credentials",
+		"Authorization: Bearer x": "the bearer token is not valid: it is not a signed token",
+	} {
+		if _, body := c.send(nil, http.MethodGet, "/api", "", header); !strings.Contains(body, want) {
+			t.Errorf("%s: %.300s", header, body)
+		}
+	}
+}
+
 func TestForwardedHeadersOnlyFromMasters(t *testing.T) {
 	c := newCluster(t, nil)
 	node := c.registered("n1")
