@@ -3,7 +3,6 @@ package scheduler
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -25,7 +24,6 @@ type class struct {
 	request             amounts
 	loadCPU, loadMemory int64
 	ports               []hostPort
-	nodeName            string
 	required            nodeaffinity.RequiredNodeAffinity
 	preferred           *nodeaffinity.PreferredSchedulingTerms
 	preferredTotal      int64 // the weights together
@@ -38,7 +36,6 @@ type class struct {
 func newClass(p *corev1.Pod) *class {
 	c := &class{
 		request:     newAmounts(resource.PodRequests(p, resource.PodResourcesOptions{})),
-		nodeName:    p.Spec.NodeName,
 		tolerations: p.Spec.Tolerations,
 		group:       groupOf(p),
 	}
@@ -134,7 +131,7 @@ func (c *class) sign(p *corev1.Pod) string {
 	if placement != nil || len(c.request.extended) > 0 {
 		rest, _ = json.Marshal([]any{placement, c.request.extended}) // plain API types: cannot fail
 	}
-	return fmt.Sprint(c.request.cpu, c.request.memory, c.request.storage, c.loadCPU, c.loadMemory, c.ports, c.nodeName, c.images, c.group) + string(rest)
+	return fmt.Sprint(c.request.cpu, c.request.memory, c.request.storage, c.loadCPU, c.loadMemory, c.ports, c.images, c.group) + string(rest)
 }
 
 // imageName as nodes report it: with a tag.
@@ -143,11 +140,4 @@ func imageName(image string) string {
 		return image
 	}
 	return image + ":latest"
-}
-
-// sameRequest says whether the pod still requests what the class was made of: requests can be resized.
-func (c *class) sameRequest(p *corev1.Pod) bool {
-	now := newAmounts(resource.PodRequests(p, resource.PodResourcesOptions{}))
-	return now.cpu == c.request.cpu && now.memory == c.request.memory && now.storage == c.request.storage &&
-		maps.Equal(now.extended, c.request.extended)
 }

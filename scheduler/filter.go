@@ -16,7 +16,6 @@ type obstacle uint16
 
 const (
 	unschedulable obstacle = 1 << iota
-	otherName
 	taint
 	affinity
 	port
@@ -42,8 +41,6 @@ func (r refusal) Explain() string {
 	switch r.what {
 	case unschedulable:
 		return "node(s) were unschedulable"
-	case otherName:
-		return "node(s) didn't match the requested node name"
 	case taint:
 		return "node(s) had untolerated taint(s)"
 	case affinity:
@@ -63,8 +60,6 @@ func (r refusal) help(node string) string {
 	switch r.what {
 	case unschedulable:
 		return fmt.Sprintf("%s is cordoned: mgr uncordon %s", node, node)
-	case otherName:
-		return "the pod asks for another node by name"
 	case taint:
 		return fmt.Sprintf("tolerate the taint %s, or remove it from %s", r.taint.ToString(), node)
 	case affinity:
@@ -90,7 +85,7 @@ func quantity(name corev1.ResourceName, n int64) string {
 
 // filters in kube-scheduler's order: the first that refuses a node speaks for it.
 var filters = []func(*class, *node) []refusal{
-	filterUnschedulable, filterName, filterTaints, filterAffinity, filterPorts, filterResources,
+	filterUnschedulable, filterTaints, filterAffinity, filterPorts, filterResources,
 }
 
 // refuse says why the node does not take a pod of the class; nil: it does.
@@ -108,13 +103,6 @@ var cordon = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.Tai
 func filterUnschedulable(c *class, n *node) []refusal {
 	if n.object.Spec.Unschedulable && !helpers.TolerationsTolerateTaint(klog.Logger{}, c.tolerations, &cordon, false) {
 		return []refusal{{what: unschedulable}}
-	}
-	return nil
-}
-
-func filterName(c *class, n *node) []refusal {
-	if c.nodeName != "" && c.nodeName != n.object.Name {
-		return []refusal{{what: otherName}}
 	}
 	return nil
 }

@@ -56,7 +56,10 @@ func Schedule(v View, pods []*Pod) ([]Decision, View) {
 		turn:    v.turn,
 		own:     make(map[int32]bool),
 		choices: make(map[string]*choice),
-		enough:  max(enoughNodes(len(v.nodes)), 2*len(pods)),
+		count:   make(map[string]int),
+	}
+	for _, p := range pods {
+		b.count[p.class.signature]++
 	}
 	if len(b.nodes) > 0 {
 		b.turn %= len(b.nodes)
@@ -74,12 +77,13 @@ type batch struct {
 	turn    int
 	own     map[int32]bool // nodes that are copies of this batch
 	choices map[string]*choice
-	enough  int // nodes to compare before choosing
+	count   map[string]int // pods by class
 }
 
 // choice is what a batch knows of the nodes for one class.
 type choice struct {
 	class   *class
+	enough  int // nodes to compare before choosing
 	heap    heap[candidate]
 	looked  int // nodes looked at, from the first turn on
 	first   int
@@ -104,7 +108,8 @@ func better(a, b candidate) bool {
 func (b *batch) decide(p *Pod) Decision {
 	ch := b.choices[p.class.signature]
 	if ch == nil {
-		ch = &choice{class: p.class, heap: heap[candidate]{less: better}, first: b.turn}
+		enough := max(enoughNodes(len(b.nodes)), 2*b.count[p.class.signature])
+		ch = &choice{class: p.class, enough: enough, heap: heap[candidate]{less: better}, first: b.turn}
 		b.choices[p.class.signature] = ch
 	}
 	if ch.refused != nil {
@@ -164,8 +169,8 @@ func (b *batch) lookAround(ch *choice) {
 	if len(ch.heap.items) > 0 {
 		return
 	}
-	found := make([]candidate, 0, min(b.enough, len(b.nodes)))
-	for ; ch.looked < len(b.nodes) && len(found) < b.enough; ch.looked++ {
+	found := make([]candidate, 0, min(ch.enough, len(b.nodes)))
+	for ; ch.looked < len(b.nodes) && len(found) < ch.enough; ch.looked++ {
 		if c, fits := b.rate(ch, int32((ch.first+ch.looked)%len(b.nodes))); fits {
 			found = append(found, c)
 		}

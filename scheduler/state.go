@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,7 +23,8 @@ func keyOf(p *corev1.Pod) podKey {
 type placement struct {
 	node    string
 	class   *class
-	assumed bool // decided here, not yet seen bound
+	assumed bool        // decided here, not yet seen bound
+	object  *corev1.Pod // that the class was made of, or one like it
 }
 
 // state is the view and what it is made of. The loop owns it; views it has handed out stay as they were.
@@ -49,7 +51,7 @@ func (s *state) replace(v View, decisions []Decision) {
 	s.view, s.shared = v, false
 	for _, d := range decisions {
 		if d.Refused == nil {
-			s.remember(keyOf(d.Pod.Object), &placement{node: d.Node, class: d.Pod.class, assumed: true})
+			s.remember(keyOf(d.Pod.Object), &placement{node: d.Node, class: d.Pod.class, assumed: true, object: d.Pod.Object})
 		}
 	}
 }
@@ -132,14 +134,25 @@ func (s *state) removeNode(name string) {
 // bind counts a pod that the API says is bound.
 func (s *state) bind(p *corev1.Pod) {
 	key := keyOf(p)
-	if known := s.pods[key]; known != nil && known.node == p.Spec.NodeName && (known.assumed || known.class.sameRequest(p)) {
-		known.assumed = false
+	known := s.pods[key]
+	if known != nil && known.node == p.Spec.NodeName && (known.assumed || alike(known.object, p)) {
+		known.assumed, known.object = false, p
+		return
+	}
+	class := newClass(p)
+	if known != nil && known.node == p.Spec.NodeName && known.class.signature == class.signature {
+		known.object = p
 		return
 	}
 	s.forget(key)
-	placed := &placement{node: p.Spec.NodeName, class: newClass(p)}
+	placed := &placement{node: p.Spec.NodeName, class: class, object: p}
 	s.remember(key, placed)
 	s.change(placed.node, func(n *node) { n.place(placed.class) })
+}
+
+// alike says whether two forms of a pod are surely of one class: most changes are of the status alone.
+func alike(old, p *corev1.Pod) bool {
+	return old.Generation == p.Generation && p.Generation > 0 && maps.Equal(old.Labels, p.Labels)
 }
 
 // forget takes a pod off its node; false when it was on none.
