@@ -37,10 +37,10 @@ type forwarder struct {
 	upstreams []string // host:port
 	loops     map[string]bool
 	probes    map[string]string // names that came back to us would prove a loop → upstream
-	cache     map[question]cached
+	cache     map[questionKey]cached
 }
 
-type question struct {
+type questionKey struct {
 	name   string
 	qtype  uint16
 	dnssec bool
@@ -54,7 +54,7 @@ type cached struct {
 func newForwarder(conf string, self netip.Addr, log *slog.Logger) *forwarder {
 	return &forwarder{
 		conf: conf, self: self, log: log, now: time.Now, busy: make(chan struct{}, maxForwards),
-		loops: map[string]bool{}, probes: map[string]string{}, cache: map[question]cached{},
+		loops: map[string]bool{}, probes: map[string]string{}, cache: map[questionKey]cached{},
 	}
 }
 
@@ -122,7 +122,7 @@ func (f *forwarder) usable() []string {
 
 // ask answers from the cache or from the first upstream that can; req has one question.
 func (f *forwarder) ask(ctx context.Context, req *dns.Msg, tcp bool) (*dns.Msg, error) {
-	q := question{name: req.Question[0].Name, qtype: req.Question[0].Qtype}
+	q := questionKey{name: req.Question[0].Name, qtype: req.Question[0].Qtype}
 	if opt := req.IsEdns0(); opt != nil {
 		q.dnssec = opt.Do()
 	}
@@ -170,7 +170,7 @@ func exchange(ctx context.Context, req *dns.Msg, dnssec bool, upstream string, t
 }
 
 // cached returns a copy with the time to live that is left.
-func (f *forwarder) cached(q question) *dns.Msg {
+func (f *forwarder) cached(q questionKey) *dns.Msg {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c, ok := f.cache[q]
@@ -191,7 +191,7 @@ func (f *forwarder) cached(q question) *dns.Msg {
 }
 
 // store keeps answers, and denials that say how long they hold (RFC 2308).
-func (f *forwarder) store(q question, m *dns.Msg) {
+func (f *forwarder) store(q questionKey, m *dns.Msg) {
 	keep := maxCacheTTL
 	positive := m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0
 	if m.Truncated || !positive && m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
