@@ -50,6 +50,7 @@ type container struct {
 	exited chan struct{} // closed when it has ended
 	buried chan struct{} // closed when its task is gone too
 	ending bool          // its end is being worked on
+	task   bool          // it counts among its sandbox's tasks; guarded by sandbox.life
 }
 
 func newContainer(id string) *container {
@@ -117,21 +118,16 @@ func (r *Runtime) create(ctx context.Context, s *sandbox, c *container, spec age
 	if err != nil {
 		return fmt.Errorf("encode the container's specification: %w", err)
 	}
-	if err := r.record(ctx, c, encoded, r.images.snapshotter, image.name); err != nil {
-		return err
-	}
 	if err := r.openIO(c, false); err != nil {
 		return err
 	}
-	s.life.Lock()
-	err = r.createTask(ctx, c, rootfs)
-	s.life.Unlock()
+	stored, err := r.launch(ctx, s, c, encoded, rootfs)
+	if !stored || ctx.Err() != nil || errdefs.IsUnavailable(err) {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
 		c.io.detach()
 		c.io = nil
 		c.setStatus(status{State: agent.ContainerExited, ExitCode: exitNotStarted, Error: runcMessage(err), Finished: time.Now()})
@@ -143,14 +139,39 @@ func (r *Runtime) create(ctx context.Context, s *sandbox, c *container, spec age
 	return r.saveStatus(c)
 }
 
-// record stores the container in containerd, which keeps its snapshot from being collected.
-func (r *Runtime) record(ctx context.Context, c *container, spec typeurl.Any, snapshotter, image string) error {
-	entry := containers.Container{
-		ID: c.info.ID, Labels: c.labels(), Image: image, Spec: spec,
-		Runtime: containers.RuntimeInfo{Name: runtimeName},
+// launch stores the container in containerd and has the pod's shim prepare its process. stored is false when the error is not
+// the container's fault.
+func (r *Runtime) launch(ctx context.Context, s *sandbox, c *container, spec typeurl.Any, rootfs []mount.Mount) (stored bool, err error) {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.tasks == 0 {
+		if s.shim, err = r.shims.claim(); err != nil {
+			return false, err
+		}
+		defer r.shims.refill(spareDelay)
 	}
-	if snapshotter != "" {
-		entry.Snapshotter, entry.SnapshotKey = snapshotter, c.info.ID
+	if err := r.record(ctx, c, spec, s.shim); err != nil {
+		return false, err
+	}
+	if err := r.createTask(ctx, c, rootfs, s.shim); err != nil {
+		return true, err
+	}
+	s.tasks++
+	c.task = true
+	return true, nil
+}
+
+// record stores the container in containerd, which keeps its snapshot from being collected.
+func (r *Runtime) record(ctx context.Context, c *container, spec typeurl.Any, sh *shim) error {
+	entry := containers.Container{
+		ID: c.info.ID, Labels: c.labels(), Image: c.info.Image, Spec: spec,
+		Runtime: containers.RuntimeInfo{Name: cmpOr(r.cfg.Shim, runtimeName)},
+	}
+	if sh != nil {
+		entry.SandboxID = sandboxID
+	}
+	if c.info.Kind != kindInfra {
+		entry.Snapshotter, entry.SnapshotKey = r.images.snapshotter, c.info.ID
 	}
 	if _, err := r.store.Create(ctx, entry); err != nil {
 		return fmt.Errorf("store the container: %w", err)
@@ -175,14 +196,17 @@ func (r *Runtime) prepareRootfs(ctx context.Context, id string, image *imageInfo
 }
 
 // createTask has the shim prepare the container's process; it does not run yet.
-func (r *Runtime) createTask(ctx context.Context, c *container, rootfs []mount.Mount) error {
+func (r *Runtime) createTask(ctx context.Context, c *container, rootfs []mount.Mount, sh *shim) error {
 	opts, err := typeurl.MarshalAnyToProto(&options.Options{Root: r.layout.RuncRoot()})
 	if err != nil {
 		return err
 	}
 	request := &tasks.CreateTaskRequest{
-		ContainerID: c.info.ID, Options: &anypb.Any{TypeUrl: opts.TypeUrl, Value: opts.Value}, RuntimePath: r.cfg.Shim,
+		ContainerID: c.info.ID, Options: &anypb.Any{TypeUrl: opts.TypeUrl, Value: opts.Value},
 		Terminal: c.tty,
+	}
+	if sh != nil {
+		request.TaskApiAddress, request.TaskApiVersion = "ttrpc+"+sh.address, shimAPI
 	}
 	if c.io != nil {
 		request.Stdin, request.Stdout, request.Stderr = c.io.paths.stdin, c.io.paths.stdout, c.io.paths.stderr

@@ -165,6 +165,10 @@ func (r *Runtime) deleteTask(c *container) error {
 	if s, err := r.sandboxOf(c.info.Pod.UID); err == nil {
 		s.life.Lock()
 		defer s.life.Unlock()
+		if c.task {
+			c.task = false
+			s.tasks--
+		}
 	}
 	for {
 		_, err := r.tasks.Delete(r.ctx, &tasks.DeleteTaskRequest{ContainerID: c.info.ID})

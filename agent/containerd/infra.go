@@ -18,7 +18,7 @@ import (
 )
 
 // startInfra starts the process that is number 1 of a PID namespace shared by the pod's containers. It is a container whose
-// only file is the shim's executable, which knows how to pause, with no capabilities; the caller holds s.life.
+// only file is the shim's executable, which knows how to pause, with no capabilities.
 func (r *Runtime) startInfra(ctx context.Context, s *sandbox) error {
 	if r.cfg.Shim == "" {
 		return errors.New("a shared PID namespace needs the embedded shim")
@@ -42,10 +42,7 @@ func (r *Runtime) startInfra(ctx context.Context, s *sandbox) error {
 	if err := os.MkdirAll(r.layout.container(id), 0o711); err != nil {
 		return err
 	}
-	if err := r.record(ctx, c, encoded, "", ""); err != nil {
-		return errors.Join(err, r.discard(ctx, c))
-	}
-	if err := r.createTask(ctx, c, []mount.Mount{{Type: "bind", Source: root, Options: []string{"rbind", "ro"}}}); err != nil {
+	if _, err := r.launch(ctx, s, c, encoded, []mount.Mount{{Type: "bind", Source: root, Options: []string{"rbind", "ro"}}}); err != nil {
 		return errors.Join(err, r.discard(ctx, c))
 	}
 	r.mu.Lock()

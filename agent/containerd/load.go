@@ -38,6 +38,10 @@ func (r *Runtime) loadContainers(ctx context.Context) error {
 				s.infra = e.ID
 			}
 		}
+		if s := r.sandboxes[c.info.Pod.UID]; s != nil && running[e.ID] != nil {
+			s.tasks++
+			c.task = true
+		}
 		if err := r.adopt(c, running[e.ID]); err != nil {
 			return fmt.Errorf("take over container %s: %w", e.ID, err)
 		}

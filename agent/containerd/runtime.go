@@ -34,6 +34,9 @@ import (
 	"mgr/agent"
 )
 
+// versionTimeout is how long containerd may take to answer the simplest question before it counts as away.
+const versionTimeout = 5 * time.Second
+
 // Config of a runtime. The zero value of an optional field means its default.
 type Config struct {
 	Dir     string // the agent's data directory, absolute; see Layout
@@ -55,6 +58,7 @@ type Runtime struct {
 	store  containers.Store
 	snaps  snapshots.Snapshotter
 	images imageCache
+	shims  shims
 	oomMin int // the lowest oom_score_adj that containers may be given
 
 	ctx  context.Context // ends with Close
@@ -80,7 +84,8 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		containerd.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,
-		})}))
+			// A containerd that is being started again makes calls wait, not fail.
+		}), grpc.WithDefaultCallOptions(grpc.WaitForReady(true))}))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd: %w", err)
 	}
@@ -92,6 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		cgroups: map[string]bool{},
 	}
 	r.ctx, r.stop = context.WithCancel(scope(context.Background()))
+	r.shims.r = r
 	if err := r.load(scope(ctx)); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -121,7 +127,10 @@ func (r *Runtime) load(ctx context.Context) error {
 	if err := r.loadSandboxes(); err != nil {
 		return err
 	}
-	return r.loadContainers(ctx)
+	if err := r.loadContainers(ctx); err != nil {
+		return err
+	}
+	return r.shims.open(ctx)
 }
 
 // pickSnapshotter returns overlayfs, or native where the kernel or the file system refuses overlays.
@@ -137,6 +146,7 @@ func (r *Runtime) pickSnapshotter(ctx context.Context) (string, error) {
 // Close stops watching and recording; what runs goes on and waits, if its pipes are full, for the next Open.
 func (r *Runtime) Close() error {
 	r.stop()
+	r.shims.close()
 	r.mu.Lock()
 	for _, c := range r.containers {
 		if c.io != nil {
@@ -150,6 +160,8 @@ func (r *Runtime) Close() error {
 
 // Version implements agent.Runtime.
 func (r *Runtime) Version(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
 	v, err := r.client.Version(ctx)
 	if err != nil {
 		return "", fmt.Errorf("ask containerd for its version: %w", err)

@@ -23,8 +23,12 @@ type sandbox struct {
 	created time.Time
 	infra   string // id of the container that holds the shared PID namespace
 
+	setup sync.Mutex // serialises making and removing the sandbox
+
 	// life serialises making and burying tasks of the pod: they share a shim, which ends with its last task.
-	life sync.Mutex
+	life  sync.Mutex
+	tasks int
+	shim  *shim // of the tasks; nil if containerd takes care of it, as after a restart of the agent
 }
 
 // sandboxFile is the content of sandbox.json.
@@ -83,8 +87,8 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 	}
 	r.mu.Unlock()
 
-	s.life.Lock()
-	defer s.life.Unlock()
+	s.setup.Lock()
+	defer s.setup.Unlock()
 	if !s.created.IsZero() && s.alive() {
 		return s.face(), nil
 	}
@@ -185,8 +189,8 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, podUID string) error {
 	if s == nil {
 		return nil
 	}
-	s.life.Lock()
-	defer s.life.Unlock()
+	s.setup.Lock()
+	defer s.setup.Unlock()
 	if err := s.unmake(); err != nil {
 		return fmt.Errorf("remove the sandbox of pod %s: %w", podUID, err)
 	}
@@ -207,11 +211,11 @@ func (r *Runtime) Sandboxes(context.Context) ([]agent.Sandbox, error) {
 	r.mu.Unlock()
 	out := make([]agent.Sandbox, 0, len(all))
 	for _, s := range all {
-		s.life.Lock()
+		s.setup.Lock()
 		if !s.created.IsZero() {
 			out = append(out, s.face())
 		}
-		s.life.Unlock()
+		s.setup.Unlock()
 	}
 	return out, nil
 }

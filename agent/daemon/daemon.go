@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mgr/agent/containerd"
+	"mgr/agent/process"
 )
 
 const (
@@ -49,7 +50,7 @@ type Daemon struct {
 	stop chan struct{} // closed: no restarts any more
 	done chan struct{} // closed when supervise has returned
 	mu   sync.Mutex
-	proc *process
+	proc *process.Process
 }
 
 // Ensure returns when a containerd with cfg's directories answers: the one already running, if it was started from the same
@@ -118,7 +119,7 @@ func (d *Daemon) Pid() int {
 	if d.proc == nil {
 		return 0
 	}
-	return d.proc.pid
+	return d.proc.Pid
 }
 
 // Release ends the supervision and leaves containerd running, for the next Ensure to adopt.
@@ -134,7 +135,7 @@ func (d *Daemon) Stop() error {
 	defer d.mu.Unlock()
 	var err error
 	if d.proc != nil {
-		err = d.proc.end(stopTimeout)
+		err = d.proc.End(stopTimeout)
 	}
 	return errors.Join(err, d.unlock())
 }
@@ -146,7 +147,7 @@ func (d *Daemon) unsupervise() {
 	default:
 		close(d.stop)
 		if d.proc != nil {
-			d.proc.interrupt()
+			d.proc.Interrupt()
 		}
 	}
 	d.mu.Unlock()
@@ -170,10 +171,10 @@ func (d *Daemon) supervise() {
 		d.mu.Lock()
 		proc := d.proc
 		d.mu.Unlock()
-		if proc != nil && !proc.wait() {
+		if proc != nil && !proc.Wait() {
 			return
 		}
-		if proc != nil && time.Since(proc.started) > backoffMax {
+		if proc != nil && time.Since(proc.Started) > backoffMax {
 			backoff = backoffMin
 		}
 		d.cfg.Log.Error("containerd ended; starting it again", "after", backoff, "log", d.layout.Log())
@@ -200,13 +201,13 @@ func (d *Daemon) adoptOrStart(ctx context.Context) error {
 	if proc == nil {
 		return d.start(ctx)
 	}
-	if sameExecutable(proc.pid, d.cfg.Executable) && waitAnswer(ctx, d.Address(), proc) == nil {
-		d.cfg.Log.Info("adopted the running containerd", "pid", proc.pid)
+	if sameExecutable(proc.Pid, d.cfg.Executable) && waitAnswer(ctx, d.Address(), proc) == nil {
+		d.cfg.Log.Info("adopted the running containerd", "pid", proc.Pid)
 		d.setProcess(proc)
 		return nil
 	}
-	d.cfg.Log.Info("the running containerd is of another version or does not answer; replacing it", "pid", proc.pid)
-	if err := proc.end(stopTimeout); err != nil {
+	d.cfg.Log.Info("the running containerd is of another version or does not answer; replacing it", "pid", proc.Pid)
+	if err := proc.End(stopTimeout); err != nil {
 		return err
 	}
 	return d.start(ctx)
@@ -227,12 +228,12 @@ func (d *Daemon) start(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start containerd: %w", err)
 	}
-	proc, err := openProcess(cmd.Process.Pid)
+	proc, err := process.Open(cmd.Process.Pid)
 	if err != nil {
 		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	if err := cmd.Process.Release(); err != nil {
-		return errors.Join(fmt.Errorf("start containerd: %w", err), proc.end(0))
+		return errors.Join(fmt.Errorf("start containerd: %w", err), proc.End(0))
 	}
 	if err := waitAnswer(ctx, d.Address(), proc); err != nil {
 		return fmt.Errorf("%w; the end of %s: %s", err, d.layout.Log(), tail(d.layout.Log()))
@@ -241,16 +242,16 @@ func (d *Daemon) start(ctx context.Context) error {
 	return nil
 }
 
-func (d *Daemon) setProcess(p *process) {
+func (d *Daemon) setProcess(p *process.Process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.proc != nil {
-		d.proc.fd.Close() // it has ended
+		_ = d.proc.Close() // it has ended
 	}
 	d.proc = p
 	select {
 	case <-d.stop: // stopped while starting: supervise shall see it
-		p.interrupt()
+		p.Interrupt()
 	default:
 	}
 }
@@ -269,7 +270,7 @@ func environment(env []string) []string {
 }
 
 // waitAnswer returns when containerd answers, or an error when it ended or ctx is done.
-func waitAnswer(ctx context.Context, address string, proc *process) error {
+func waitAnswer(ctx context.Context, address string, proc *process.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -280,12 +281,12 @@ func waitAnswer(ctx context.Context, address string, proc *process) error {
 			conn.Close()
 			return answers(ctx, address)
 		}
-		if proc.dead() {
+		if proc.Dead() {
 			return errors.New("containerd ended before it answered")
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("containerd (pid %d) does not answer at %s: %w", proc.pid, address, ctx.Err())
+			return fmt.Errorf("containerd (pid %d) does not answer at %s: %w", proc.Pid, address, ctx.Err())
 		case <-tick.C:
 		}
 	}

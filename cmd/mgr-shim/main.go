@@ -1,7 +1,7 @@
-// Command mgr-shim is the process between containerd and a pod's containers: containerd's own runc shim, with a
-// small change to its task service (task.go), linked alone because one runs for each pod and the whole mgr
-// binary would cost each of them 70 MB and 80 ms. Called as `pause` it is the
-// first process of a PID namespace that several containers share.
+// Command mgr-shim is the process between containerd and a pod's containers: containerd's own runc shim with two additions. It
+// keeps the last output of containers (task.go), and it can be started ahead of need (warm.go). It is linked alone because one
+// runs for each pod, and the whole mgr binary would cost each of them 70 MB and 80 ms. Called as `pause` it is the first process
+// of a PID namespace that several containers share.
 package main
 
 import (
@@ -17,5 +17,11 @@ func main() {
 		pause()
 		return
 	}
-	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
+	warm := os.Getenv(warmVariable) != ""
+	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"), func(c *shim.Config) {
+		c.NoSetupLogger = warm // the log is a pipe in the bundle of a container that it does not have yet
+	})
+	if warm {
+		removeHome()
+	}
 }

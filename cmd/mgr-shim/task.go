@@ -35,7 +35,11 @@ func init() {
 			if err != nil {
 				return nil, err
 			}
-			return &service{TTRPCTaskService: inner, kept: map[string][]*os.File{}}, nil
+			s := &service{TTRPCTaskService: inner, kept: map[string][]*os.File{}}
+			if os.Getenv(warmVariable) != "" {
+				go s.endUnclaimed()
+			}
+			return s, nil
 		},
 	})
 }
@@ -45,8 +49,9 @@ func init() {
 // that nobody has open forgets its content.
 type service struct {
 	taskapi.TTRPCTaskService
-	mu   sync.Mutex
-	kept map[string][]*os.File // by container
+	mu      sync.Mutex
+	kept    map[string][]*os.File // by container
+	claimed bool                  // it has had a container
 }
 
 // RegisterTTRPC implements what the shim wants of a service.
@@ -77,6 +82,7 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 func (s *service) keep(id string, paths ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.claimed = true
 	for _, path := range paths {
 		if path == "" || strings.Contains(path, "://") {
 			continue

@@ -1,0 +1,201 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	sandboxapi "github.com/containerd/containerd/v2/core/sandbox"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"mgr/agent/process"
+)
+
+// WarmShim, as an environment variable, makes the shim's executable serve at once, on the listener that is its file 3, for
+// whichever pod will want it. Its standard input ends with the agent: until it has a container, it then ends too.
+const WarmShim = "MGR_WARM_SHIM"
+
+const (
+	// sandboxID names the one sandbox that containerd knows, the same for every pod. containerd starts a shim of its own for a
+	// container unless it belongs to a sandbox; then it takes the address of a running one.
+	sandboxID  = "mgr"
+	shimAPI    = 3 // version of the task service
+	spareDelay = 50 * time.Millisecond
+)
+
+// shims keeps one shim running ahead of need. To start one costs a third of the time in which a pod starts; so it is done after
+// the pod before, and not when somebody waits. Without an executable of ours (a host's containerd, its own shim), there are none
+// and containerd starts them as usual.
+type shims struct {
+	r     *Runtime
+	mu    sync.Mutex
+	spare *shim
+	alive map[*shim]struct{}
+	next  *time.Timer
+	ended bool
+}
+
+// shim is a shim process that we have started.
+type shim struct {
+	address string
+	proc    *process.Process
+	hold    *os.File // the other end of its standard input
+}
+
+// open prepares for shims and starts the first.
+func (s *shims) open(ctx context.Context) error {
+	s.alive = map[*shim]struct{}{}
+	if s.r.cfg.Shim == "" {
+		return nil
+	}
+	_, err := s.r.client.SandboxStore().Create(ctx, sandboxapi.Sandbox{ID: sandboxID, Runtime: sandboxapi.RuntimeOpts{Name: runtimeName}})
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("prepare containerd for shims of ours: %w", err)
+	}
+	s.refill(0)
+	return nil
+}
+
+// claim gives the spare shim away, or a new one if there is none; nil if shims are containerd's business.
+func (s *shims) claim() (*shim, error) {
+	if s.r.cfg.Shim == "" {
+		return nil, nil
+	}
+	s.mu.Lock()
+	spare := s.spare
+	s.spare = nil
+	s.mu.Unlock()
+	if spare != nil && !spare.proc.Dead() {
+		return spare, nil
+	}
+	return s.start()
+}
+
+// refill starts the next spare after a while, so as not to compete with the pod that has just taken the last one.
+func (s *shims) refill(after time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.r.cfg.Shim == "" || s.ended || s.spare != nil {
+		return
+	}
+	if s.next != nil {
+		s.next.Stop()
+	}
+	s.next = time.AfterFunc(after, func() {
+		spare, err := s.start()
+		if err != nil {
+			s.r.cfg.Log.Warn("start a shim ahead of need", "err", err)
+			return
+		}
+		s.mu.Lock()
+		superfluous := s.ended || s.spare != nil
+		if !superfluous {
+			s.spare = spare
+		}
+		s.mu.Unlock()
+		if superfluous {
+			_ = spare.hold.Close()
+		}
+	})
+}
+
+// start executes a shim. It may be connected to at once: the socket is there before the process.
+func (s *shims) start() (*shim, error) {
+	id, err := newID()
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(s.r.layout.Run, "shims", id[:16])
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("start a shim: %w", err)
+	}
+	socket := filepath.Join(dir, "s")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("start a shim: %w", err)
+	}
+	listener.SetUnlinkOnClose(false)
+	defer listener.Close()
+	file, err := listener.File()
+	if err != nil {
+		return nil, fmt.Errorf("start a shim: %w", err)
+	}
+	defer file.Close()
+	stdin, hold, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start a shim: %w", err)
+	}
+	defer stdin.Close()
+
+	cmd := exec.Command(s.r.cfg.Shim, "-namespace", Namespace, "-id", id[:16], "-address", s.r.cfg.Address)
+	cmd.Dir, cmd.Stdin, cmd.ExtraFiles = dir, stdin, []*os.File{file}
+	cmd.Env = append(os.Environ(), WarmShim+"=1", "GOMAXPROCS=2", "MAX_SHIM_VERSION=2", "NAMESPACE="+Namespace,
+		"GRPC_ADDRESS="+s.r.cfg.Address, "TTRPC_ADDRESS="+s.r.cfg.Address+".ttrpc")
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start a shim: %w", err), hold.Close())
+	}
+	proc, err := process.Open(cmd.Process.Pid)
+	if err != nil {
+		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait(), hold.Close())
+	}
+	sh := &shim{address: "unix://" + socket, proc: proc, hold: hold}
+	if err := errors.Join(cmd.Process.Release(), preferOverAgent(proc.Pid)); err != nil {
+		return nil, errors.Join(fmt.Errorf("start a shim: %w", err), proc.End(0), hold.Close())
+	}
+	s.watch(sh)
+	return sh, nil
+}
+
+// watch buries the shim when it ends.
+func (s *shims) watch(sh *shim) {
+	s.mu.Lock()
+	s.alive[sh] = struct{}{}
+	if s.ended {
+		sh.proc.Interrupt()
+	}
+	s.mu.Unlock()
+	s.r.wg.Go(func() {
+		sh.proc.Wait()
+		s.mu.Lock()
+		delete(s.alive, sh)
+		s.mu.Unlock()
+		_ = sh.hold.Close()
+		_ = sh.proc.Close()
+	})
+}
+
+// close ends the spare and stops watching the others, which go on.
+func (s *shims) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	if s.next != nil {
+		s.next.Stop()
+	}
+	for sh := range s.alive {
+		sh.proc.Interrupt() // its watcher closes hold, at which a spare ends
+	}
+}
+
+// preferOverAgent makes the kernel, when memory is out, take a shim before the agent, as containerd does with its own.
+func preferOverAgent(pid int) error {
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return err
+	}
+	own, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(min(own+1, 1000))), 0)
+}

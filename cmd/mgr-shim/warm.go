@@ -1,0 +1,28 @@
+package main
+
+import (
+	"io"
+	"os"
+)
+
+// warmVariable is containerd.WarmShim; that package is too large to be imported here.
+const warmVariable = "MGR_WARM_SHIM"
+
+// endUnclaimed ends a shim that was started ahead of need when the agent that holds the other end of its standard input goes
+// away before it has got a container.
+func (s *service) endUnclaimed() {
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.claimed {
+		removeHome()
+		os.Exit(0)
+	}
+}
+
+// removeHome removes the directory in which a shim started ahead of need has its socket.
+func removeHome() {
+	if dir, err := os.Getwd(); err == nil {
+		_ = os.RemoveAll(dir)
+	}
+}
