@@ -34,6 +34,7 @@ const (
 	maxStreams        = 1000
 	readHeaderTimeout = 20 * time.Second
 	idleTimeout       = 3 * time.Minute
+	stuckTimeout      = time.Minute // an HTTP/2 client that takes no byte for so long is gone
 )
 
 // Serve accepts on ln until ctx is done or accepting fails. When it returns, ln and all connections are closed and every
@@ -47,7 +48,7 @@ func (p *Port) Serve(ctx context.Context, ln net.Listener) error {
 		Handler:           p.HTTP,
 		TLSConfig:         ServerTLS(p.Trust, p.Cert),
 		Protocols:         protocols,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stuckTimeout},
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		ErrorLog:          slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),

@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // request comes over a connection with a certificate of id (none for nil).
-func (w *world) request(t *testing.T, id *pki.Identity, path string) *http.Request {
+func (w *world) request(t testing.TB, id *pki.Identity, path string) *http.Request {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, path, nil)
 	r.TLS = &tls.ConnectionState{}
@@ -61,7 +61,7 @@ func (w *world) request(t *testing.T, id *pki.Identity, path string) *http.Reque
 }
 
 // joined binds the node's name to the key of a connection's certificate.
-func (w *world) joined(t *testing.T, r *http.Request, node, uid string) {
+func (w *world) joined(t testing.TB, r *http.Request, node, uid string) {
 	t.Helper()
 	hash, err := pki.KeyHash(r.TLS.VerifiedChains[0][0].PublicKey)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"mgr/pki"
 )
@@ -32,7 +33,12 @@ type Machine struct {
 	key *ecdsa.PrivateKey
 }
 
-// Load reads what an earlier Join kept in dir; the error wraps fs.ErrNotExist when there is nothing.
+// ErrExpired: the machine was away for so long that it cannot renew its certificate any more; it must join again, which
+// keeps its key and so its name.
+var ErrExpired = errors.New("the node's certificate has expired: join again with a token")
+
+// Load reads what an earlier Join kept in dir; the error wraps fs.ErrNotExist when there is nothing, ErrExpired when it is of
+// no use any more.
 func Load(dir string) (*Machine, error) {
 	ca, err := os.ReadFile(filepath.Join(dir, caFile))
 	if err != nil {
@@ -50,7 +56,13 @@ func Load(dir string) (*Machine, error) {
 	if m.Trust, err = pki.ParseTrust(ca); err != nil {
 		return nil, err
 	}
-	return m, m.use(certPEM)
+	if err := m.use(certPEM); err != nil {
+		return nil, err
+	}
+	if end := m.Cert.Leaf.NotAfter; time.Now().After(end) {
+		return nil, fmt.Errorf("%w (it was good until %s)", ErrExpired, end.UTC().Format(time.RFC3339))
+	}
+	return m, nil
 }
 
 func (m *Machine) use(certPEM []byte) error {
