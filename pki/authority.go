@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -158,15 +157,6 @@ func Load(dir string) (*Authority, error) {
 		return nil, fmt.Errorf("loading the cluster CA from %s: %w", dir, err)
 	}
 	return a, nil
-}
-
-// LoadOrBootstrap loads the authority of dir, or makes one when dir holds none.
-func LoadOrBootstrap(dir string) (*Authority, error) {
-	a, err := Load(dir)
-	if errors.Is(err, fs.ErrNotExist) && !Exists(dir) {
-		return Bootstrap(dir)
-	}
-	return a, err
 }
 
 // FromSecrets builds an authority from what a master of the cluster handed out.

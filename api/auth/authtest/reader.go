@@ -3,7 +3,6 @@ package authtest
 
 import (
 	"context"
-	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -64,13 +63,4 @@ func (r *Reader) List(_ context.Context, gr schema.GroupResource, namespace stri
 		}
 	}
 	return out, nil
-}
-
-// String lists what is there, for messages of failed tests.
-func (r *Reader) String() string {
-	s := ""
-	for _, e := range r.objects {
-		s += fmt.Sprintf("%s %s/%s\n", e.resource, e.obj.GetNamespace(), e.obj.GetName())
-	}
-	return s
 }
