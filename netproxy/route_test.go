@@ -57,6 +57,7 @@ func TestServices(t *testing.T) {
 			c := newCluster(t, m.prefix, m.mode, m.balance)
 			c.pods(t)
 			c.clusterIP(t)
+			c.hostEndpoints()
 			c.nodePorts(t)
 			c.affinity(t)
 			c.datagrams(t)
@@ -113,6 +114,18 @@ func (c *cluster) clusterIP(t *testing.T) {
 
 	c.apply(request{Service: c.state["service/web"].Service, Delete: true})
 	c.gone(c.c1.place(), at)
+}
+
+// hostEndpoints are addresses of hosts, as the API's are: of another host, of the client's own, or of one outside.
+func (c *cluster) hostEndpoints() {
+	c.serve(c.n1.place(), c.n1.host.Addr, 8080, "n1")
+	c.serve(c.n2.place(), c.n2.host.Addr, 8080, "n2")
+	c.serve("", c.net.Gateway(), 8080, "outside")
+	hosts := []*pod{{node: c.n1, addr: c.n1.host.Addr}, {node: c.n2, addr: c.n2.host.Addr}, {node: &node{}, addr: c.net.Gateway()}}
+	c.apply(service("kubernetes", "10.43.0.1", nil), endpoints("kubernetes", hosts))
+	for _, from := range []place{c.n1.place(), c.c1.place(), c.c2.place()} {
+		c.reaches(from, "tcp", "10.43.0.1:80", "n1", "n2", "outside")
+	}
 }
 
 // gone waits until nobody answers at an address. The iptables mode refuses; the user-space mode takes the address away.

@@ -4,6 +4,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -291,6 +292,27 @@ func TestForwardAndCache(t *testing.T) {
 	ask("away.shop.svc.cluster.local.", "NOERROR; cname example.org.; a 192.0.2.1", 12, 4)
 }
 
+// When no resolver answers, clients are not kept waiting for each question; after a rest they are tried again.
+func TestSilentResolversRest(t *testing.T) {
+	s := newServer(t, "")
+	now := time.Now()
+	s.fwd.now = func() time.Time { return now }
+	s.fwd.upstreams = []string{"127.0.0.1:1"}
+	if m := s.answer(t.Context(), question("example.org.", "A"), false); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%s, want SERVFAIL", show(m))
+	}
+	up, asked := upstream(t, func(m *dns.Msg) { m.Answer = []dns.RR{record(t, m.Question[0].Name+" 20 IN A 192.0.2.1")} })
+	s.fwd.upstreams = []string{up}
+	s.fwd.heard(up, false)
+	if m := s.answer(t.Context(), question("example.org.", "A"), false); m.Rcode != dns.RcodeServerFailure || asked.Load() != 0 {
+		t.Errorf("%s after %d questions, want SERVFAIL after none", show(m), asked.Load())
+	}
+	now = now.Add(rest)
+	if m := s.answer(t.Context(), question("example.org.", "A"), false); m.Rcode != dns.RcodeSuccess {
+		t.Errorf("%s, want it answered after the rest", show(m))
+	}
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	s := newServer(t, "")
 	for i := range maxCached + 100 {
@@ -318,8 +340,8 @@ func TestLoop(t *testing.T) {
 	}))
 	s.fwd.upstreams = []string{mirror}
 	s.fwd.probe(t.Context(), mirror)
-	if got := s.fwd.usable(); len(got) != 0 {
-		t.Errorf("usable resolvers %v, want none", got)
+	if got, err := s.fwd.usable(); len(got) != 0 || !errors.Is(err, errNoUpstream) {
+		t.Errorf("usable resolvers %v (%v), want none", got, err)
 	}
 	if m := s.answer(t.Context(), question("example.org.", "A"), false); m.Rcode != dns.RcodeRefused {
 		t.Errorf("%s, want REFUSED", show(m))
@@ -331,7 +353,7 @@ func TestResolvConf(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // no probes
 	s.fwd.load(ctx)
-	if got := s.fwd.usable(); !slices.Equal(got, []string{"192.0.2.53:53"}) {
+	if got, _ := s.fwd.usable(); !slices.Equal(got, []string{"192.0.2.53:53"}) {
 		t.Errorf("resolvers %v, want the one that is not this one", got)
 	}
 }

@@ -16,14 +16,19 @@ import (
 
 const (
 	upstreamTimeout = 2 * time.Second
-	maxForwards     = 512 // questions under way at once; further ones wait
-	maxCached       = 10_000
-	maxCacheTTL     = 30 * time.Second
-	udpSize         = 1232 // fits in every network's packets
+	// rest is how long a resolver that did not answer is left alone: with none in reach, clients hear so at once.
+	rest        = 3 * time.Second
+	maxForwards = 512 // questions under way at once; further ones wait
+	maxCached   = 10_000
+	maxCacheTTL = 30 * time.Second
+	udpSize     = 1232 // fits in every network's packets
 )
 
-// errNoUpstream is why a name outside of the cluster cannot be answered.
-var errNoUpstream = errors.New("no upstream resolver")
+// Why a name outside of the cluster cannot be answered.
+var (
+	errNoUpstream = errors.New("no upstream resolver")
+	errAllSilent  = errors.New("no upstream resolver answers")
+)
 
 // forwarder asks the resolvers that the host uses.
 type forwarder struct {
@@ -36,7 +41,8 @@ type forwarder struct {
 	mu        sync.Mutex
 	upstreams []string // host:port
 	loops     map[string]bool
-	probes    map[string]string // names that came back to us would prove a loop → upstream
+	silent    map[string]time.Time // until when a resolver is left alone
+	probes    map[string]string    // names that came back to us would prove a loop → upstream
 	cache     map[questionKey]cached
 }
 
@@ -54,7 +60,7 @@ type cached struct {
 func newForwarder(conf string, self netip.Addr, log *slog.Logger) *forwarder {
 	return &forwarder{
 		conf: conf, self: self, log: log, now: time.Now, busy: make(chan struct{}, maxForwards),
-		loops: map[string]bool{}, probes: map[string]string{}, cache: map[questionKey]cached{},
+		loops: map[string]bool{}, silent: map[string]time.Time{}, probes: map[string]string{}, cache: map[questionKey]cached{},
 	}
 }
 
@@ -114,10 +120,30 @@ func (f *forwarder) isProbe(name string) bool {
 	return ok
 }
 
-func (f *forwarder) usable() []string {
+// usable returns the resolvers to ask, in order, and otherwise why there are none.
+func (f *forwarder) usable() ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(f.upstreams), func(up string) bool { return f.loops[up] })
+	now, err := f.now(), errNoUpstream
+	ups := slices.DeleteFunc(slices.Clone(f.upstreams), func(up string) bool {
+		if f.loops[up] {
+			return true
+		}
+		err = errAllSilent
+		return now.Before(f.silent[up])
+	})
+	return ups, err
+}
+
+// heard notes whether a resolver answered.
+func (f *forwarder) heard(up string, answered bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if answered {
+		delete(f.silent, up)
+		return
+	}
+	f.silent[up] = f.now().Add(rest)
 }
 
 // ask answers from the cache or from the first upstream that can; req has one question.
@@ -135,11 +161,13 @@ func (f *forwarder) ask(ctx context.Context, req *dns.Msg, tcp bool) (*dns.Msg, 
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	err := errNoUpstream
+	ups, err := f.usable()
 	var last *dns.Msg
-	for _, up := range f.usable() {
+	for _, up := range ups {
 		var m *dns.Msg
-		if m, err = exchange(ctx, req, q.dnssec, up, tcp); err != nil {
+		m, err = exchange(ctx, req, q.dnssec, up, tcp)
+		f.heard(up, err == nil)
+		if err != nil {
 			err = fmt.Errorf("ask %s: %w", up, err)
 			continue
 		}

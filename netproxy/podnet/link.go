@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
@@ -217,6 +218,10 @@ func (n *Network) removeLink(name string) error {
 func (n *Network) sysctls() error {
 	if err := Sysctl("net/ipv4/ip_forward", "1"); err != nil {
 		return err
+	}
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
+		// Nothing else makes the kernel load it. If this fails, what follows does and says what to do.
+		_ = exec.Command("modprobe", "br_netfilter").Run()
 	}
 	if err := Sysctl("net/bridge/bridge-nf-call-iptables", "1"); err != nil {
 		n.cfg.Log.Warn("pods cannot reach services whose endpoint is on their own node: load the kernel module br_netfilter (modprobe br_netfilter)", "err", err)

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package podnet connects pods: a bridge on each node with the node's pod CIDR, a veth pair for each pod, and routes or
-// VXLAN tunnels to the other nodes' pods. All of it is netlink; no program is run.
+// VXLAN tunnels to the other nodes' pods. All of it is netlink.
 //
 // The bridge mgr0 has the first address of the node's pod CIDR and is the pods' default gateway. Pods of nodes that share
 // a link reach each other by a route to the node; those of others through the VXLAN device mgr-vxlan. Two nodes come to
