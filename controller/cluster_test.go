@@ -244,7 +244,10 @@ func (a *agent) behave(change func(*agent)) {
 
 func (a *agent) step(pod *corev1.Pod) {
 	a.mu.Lock()
-	node, ready := a.node(pod), a.ready(pod)
+	node, ready := "", a.ready(pod)
+	if pod.Spec.NodeName == "" {
+		node = a.node(pod)
+	}
 	down := a.down(pod.Spec.NodeName)
 	a.mu.Unlock()
 	ctx, pods := context.Background(), a.c.Client.CoreV1().Pods(pod.Namespace)
