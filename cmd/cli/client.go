@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/yaml"
+
+	"mgr/cmd/boot"
+)
+
+// serverKubeconfig is what a master writes for root on its own machine.
+const serverKubeconfig = boot.DefaultServerDir + "/" + boot.AdminKubeconfig
+
+// withFailover lets every command reach the cluster as long as one master does: when the kubeconfig's server does not
+// answer, the first of the other masters listed in it (extension "mgr") that does takes its place.
+func withFailover(c *rest.Config) *rest.Config {
+	others := mastersOf(c)
+	if len(others) == 0 || reachable(c.Host) {
+		return c
+	}
+	for _, m := range others {
+		if reachable(m) {
+			c.Host = m
+			break
+		}
+	}
+	return c
+}
+
+// mastersOf finds the masters that the kubeconfig lists beside c.Host.
+func mastersOf(c *rest.Config) []string {
+	raw, err := clientcmd.NewDefaultClientConfigLoadingRules().Load()
+	if err != nil {
+		return nil
+	}
+	for _, cluster := range raw.Clusters {
+		if cluster.Server != c.Host {
+			continue
+		}
+		if masters := boot.Masters(cluster); len(masters) > 0 {
+			return masters
+		}
+	}
+	return nil
+}
+
+func reachable(server string) bool {
+	u, err := url.Parse(server)
+	if err != nil {
+		return false
+	}
+	conn, err := net.DialTimeout("tcp", u.Host, 500*time.Millisecond)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// config is the client configuration of the command line's flags and kubeconfig.
+func (c *env) config() (*rest.Config, error) {
+	return c.flags.ToRESTConfig()
+}
+
+func (c *env) client() (*kubernetes.Clientset, error) {
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(cfg)
+}
+
+// rawConfig is the kubeconfig in use, reduced to the current context, with certificates inline.
+func (c *env) rawConfig() (*clientcmdapi.Config, error) {
+	raw, err := c.flags.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return nil, err
+	}
+	if len(raw.Clusters) == 0 {
+		return nil, fmt.Errorf("no cluster is configured in %s: start one with `mgr up`, or set MGRCONFIG to a kubeconfig",
+			clientcmd.RecommendedHomeFile)
+	}
+	if err := clientcmdapi.FlattenConfig(&raw); err != nil {
+		return nil, err
+	}
+	return &raw, nil
+}
+
+// printStructured writes v as JSON or YAML and says whether output asked for one of them.
+func printStructured(w io.Writer, output string, v any) (bool, error) {
+	switch output {
+	case "":
+		return false, nil
+	case "json":
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return true, e.Encode(v)
+	case "yaml":
+		b, err := yaml.Marshal(v)
+		if err != nil {
+			return true, err
+		}
+		_, err = w.Write(b)
+		return true, err
+	}
+	return true, usagef("unknown output format %q: use json or yaml", output)
+}

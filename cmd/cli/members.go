@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/cli-runtime/pkg/printers"
+
+	"mgr/cmd/boot"
+)
+
+func newMembers(c *env) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "members",
+		Short: "Show the masters of the quorum and how they are",
+		Long: `Show the masters of the quorum: role, address, position in the log, when the leader last heard of each, process.
+
+HASH compares the replicated states: peers that have applied the same log must have the same one.`,
+		Example: "  mgr members\n  mgr members -o json\n  kill -9 $(mgr members -o json | jq '.[]|select(.role==\"leader\").pid')",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			members, err := fetch[[]boot.Member](cmd.Context(), c, boot.MembersPath)
+			if err != nil {
+				return err
+			}
+			if done, err := printStructured(c.Out, output, members); done {
+				return err
+			}
+			return printMembers(c, members)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
+	cmd.AddCommand(newMembersRemove(c))
+	return cmd
+}
+
+func newMembersRemove(c *env) *cobra.Command {
+	return &cobra.Command{
+		Use:     "remove ID",
+		Short:   "Take a master out of the quorum",
+		Long:    "Take a master out of the quorum. Stop its process first if it still runs; its data can then be deleted.",
+		Example: "  mgr members remove master-2",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			if err := client.RESTClient().Delete().AbsPath(boot.MembersPath, args[0]).Do(cmd.Context()).Error(); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.Out, "master %q removed\n", args[0])
+			return nil
+		},
+	}
+}
+
+func printMembers(c *env, members []boot.Member) error {
+	w := printers.GetNewTabWriter(c.Out)
+	fmt.Fprintln(w, "ID\tROLE\tADDRESS\tINDEX\tHASH\tLAST CONTACT\tPID\tVERSION")
+	for _, m := range members {
+		contact, pid := "unreachable", "-"
+		if m.Reachable {
+			contact = "now"
+			if m.LastContact > time.Second {
+				contact = duration.HumanDuration(m.LastContact) + " ago"
+			}
+			pid = fmt.Sprint(m.PID)
+		}
+		hash := m.Hash
+		if m.Diverged {
+			hash += " DIVERGED"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", m.ID, m.Role, m.Addr, m.AppliedIndex, hash, contact, pid, m.Version)
+	}
+	return w.Flush()
+}
+
+// fetch gets one of our own JSON documents from the API server.
+func fetch[T any](ctx context.Context, c *env, path string, query ...string) (T, error) {
+	var v T
+	client, err := c.client()
+	if err != nil {
+		return v, err
+	}
+	req := client.RESTClient().Get().AbsPath(path)
+	for _, q := range query {
+		name, value, _ := strings.Cut(q, "=")
+		req = req.Param(name, value)
+	}
+	body, err := req.Do(ctx).Raw()
+	if err != nil {
+		return v, err
+	}
+	return v, decode(body, &v)
+}

@@ -1,0 +1,137 @@
+// Package cli is the command line: the real kubectl commands under our own name, beside the commands that run and look
+// after a cluster. A command parses flags, calls one function of another package and prints; it decides nothing.
+//
+// Exit codes: 0 done; 1 it failed, and stderr's last line says what to do; 2 the command line itself is wrong; what exec and
+// plug-ins return is passed on.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	utilexec "k8s.io/utils/exec"
+
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/tools/clientcmd"
+	componentcli "k8s.io/component-base/cli"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+	"k8s.io/kubectl/pkg/cmd/plugin"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+	"k8s.io/kubectl/pkg/kuberc"
+
+	"mgr/agent/daemon"
+)
+
+// Main runs the command line args (args[0] is the program) and returns the exit code.
+func Main(args []string) int {
+	if len(args) > 1 && args[1] == daemon.Command {
+		return daemon.Main(args[1:])
+	}
+	if err := useOwnFiles(); err != nil {
+		fmt.Fprintln(os.Stderr, "mgr:", err)
+		return 1
+	}
+	root := newRoot(args, genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr})
+	return exitCode(componentcli.RunNoErrOutput(root))
+}
+
+// useOwnFiles points the embedded kubectl at ~/.mgr instead of ~/.kube, and at $MGRCONFIG before $KUBECONFIG. On a master
+// without ~/.mgr/config, root finds the kubeconfig that the server wrote.
+func useOwnFiles() error {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "/root"
+	}
+	dir := filepath.Join(home, ".mgr")
+	clientcmd.RecommendedConfigDir = dir
+	clientcmd.RecommendedHomeFile = filepath.Join(dir, "config")
+	if _, err := os.Stat(clientcmd.RecommendedHomeFile); err != nil {
+		if f, err := os.Open(serverKubeconfig); err == nil {
+			f.Close()
+			clientcmd.RecommendedHomeFile = serverKubeconfig
+		}
+	}
+	kuberc.RecommendedConfigDir = dir
+	kuberc.RecommendedKubeRCFile = filepath.Join(dir, kuberc.RecommendedKubeRCFileName)
+	plugin.ValidPluginFilenamePrefixes = []string{"mgr"}
+	if c := os.Getenv("MGRCONFIG"); c != "" {
+		if err := os.Setenv(clientcmd.RecommendedConfigPathEnvVar, c); err != nil {
+			return err
+		}
+	}
+	if os.Getenv("KUBECACHEDIR") == "" {
+		return os.Setenv("KUBECACHEDIR", filepath.Join(dir, "cache"))
+	}
+	return nil
+}
+
+// newRoot is the whole command tree.
+func newRoot(args []string, streams genericiooptions.IOStreams) *cobra.Command {
+	flags := genericclioptions.NewConfigFlags(true).WithDiscoveryBurst(300).WithDiscoveryQPS(50).
+		WithWarningPrinter(streams).WithWrapConfigFn(withFailover)
+	root := kubectl.NewDefaultKubectlCommandWithArgs(kubectl.KubectlOptions{
+		PluginHandler: kubectl.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
+		Arguments:     args,
+		ConfigFlags:   flags,
+		IOStreams:     streams,
+	})
+	rename(root)
+	root.Use = "mgr"
+	root.Short = "mgr is a Kubernetes that needs no etcd"
+	root.Long = rootLong
+	c := &env{IOStreams: streams, flags: flags}
+	groupCommands(root, c)
+	return root
+}
+
+const rootLong = `mgr is a Kubernetes that needs no etcd: masters, nodes and this command line in one binary.
+
+  mgr up            start a highly available cluster on this machine and show it
+  mgr get pods      every kubectl command works under this name
+
+A real cluster starts with 'mgr server --cluster-init'; see 'mgr server --help'.`
+
+// env is what our own commands share.
+type env struct {
+	genericiooptions.IOStreams
+	flags *genericclioptions.ConfigFlags
+}
+
+// usageError marks an error in the command line itself (exit code 2).
+type usageError struct{ error }
+
+func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+
+// exitCode prints err, if any, as one message and maps it to the process's exit code.
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	var exit utilexec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		return exit.ExitStatus()
+	}
+	code := 1
+	cmdutil.BehaviorOnFatal(func(msg string, _ int) {
+		if msg != "" {
+			fmt.Fprintln(os.Stderr, trimNewline(rewrite(msg)))
+		}
+	})
+	if u := (usageError{}); errors.As(err, &u) {
+		code = 2
+		err = u.error
+	}
+	cmdutil.CheckErr(err)
+	return code
+}
+
+func trimNewline(s string) string {
+	for len(s) > 0 && s[len(s)-1] == '\n' {
+		s = s[:len(s)-1]
+	}
+	return s
+}

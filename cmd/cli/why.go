@@ -1,0 +1,68 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mgr/cmd/boot"
+	"mgr/scheduler"
+)
+
+func newWhy(c *env) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "why pod/NAME",
+		Short: "Say why a pod is where it is, or why it waits",
+		Long: `Say why a pod is where it is, or why it waits: the verdict, then node by node what speaks against it and what
+would help. Answers come from the scheduler at work, not from a guess.`,
+		Example: "  mgr why pod/web-6f7c\n  mgr why pod web-6f7c -n shop\n  mgr why pod/web-6f7c -o json",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := podName(args)
+			if err != nil {
+				return err
+			}
+			ns, _, err := c.flags.ToRawKubeConfigLoader().Namespace()
+			if err != nil {
+				return err
+			}
+			why, err := fetch[scheduler.Explanation](cmd.Context(), c, boot.WhyPath, "namespace="+ns, "name="+name)
+			if err != nil {
+				return err
+			}
+			if done, err := printStructured(c.Out, output, why); done {
+				return err
+			}
+			_, err = fmt.Fprint(c.Out, why.String())
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
+	return cmd
+}
+
+// podName accepts pod/NAME, "pod NAME" and NAME.
+func podName(args []string) (string, error) {
+	if len(args) == 2 {
+		args = []string{args[0] + "/" + args[1]}
+	}
+	kind, name, found := strings.Cut(args[0], "/")
+	if !found {
+		return kind, nil
+	}
+	switch strings.ToLower(kind) {
+	case "pod", "pods", "po":
+		return name, nil
+	}
+	return "", usagef("mgr why explains pods, not %q: use pod/NAME", kind)
+}
+
+func decode(body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("the server's answer is not what this version of mgr expects: %w", err)
+	}
+	return nil
+}

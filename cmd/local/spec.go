@@ -1,0 +1,127 @@
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// DefaultDir holds the local cluster that `mgr up` starts.
+const DefaultDir = "/var/lib/mgr/local"
+
+// Spec describes a local cluster; it is kept in <Dir>/cluster.json.
+type Spec struct {
+	Dir     string       `json:"dir"`
+	Prefix  string       `json:"prefix"` // of namespaces, links and cgroups: several clusters can live on one machine
+	Subnet  netip.Prefix `json:"subnet"` // a /24; its first address is the machine's own
+	Masters int          `json:"masters"`
+	Nodes   int          `json:"nodes"`
+	// ServiceMode of the nodes: "iptables" or "userspace" (Balance "roundrobin" or "random").
+	ServiceMode string `json:"serviceMode"`
+	Balance     string `json:"balance"`
+}
+
+// Role of a host.
+type Role string
+
+const (
+	Master Role = "master"
+	Node   Role = "node"
+)
+
+// Host is one simulated machine.
+type Host struct {
+	Name string     `json:"name"`
+	Role Role       `json:"role"`
+	IP   netip.Addr `json:"ip"`
+	Dir  string     `json:"dir"`
+}
+
+// Validate says what is wrong with a spec, in words for the command line.
+func (s Spec) Validate() error {
+	switch {
+	case s.Masters < 1 || s.Masters > 7 || s.Masters%2 == 0:
+		return fmt.Errorf("--masters %d: use an odd number from 1 to 7; an even one adds cost but no safety", s.Masters)
+	case s.Nodes < 0 || s.Nodes > 64:
+		return fmt.Errorf("--nodes %d: use 0 to 64", s.Nodes)
+	case !filepath.IsAbs(s.Dir):
+		return fmt.Errorf("--dir %q: use an absolute path", s.Dir)
+	case s.Subnet.Bits() != 24 || !s.Subnet.Addr().Is4():
+		return fmt.Errorf("--subnet %s: use an IPv4 /24", s.Subnet)
+	}
+	return nil
+}
+
+// Hosts lists masters, then nodes. Addresses are .11… for masters and .101… for nodes.
+func (s Spec) Hosts() []Host {
+	var hosts []Host
+	add := func(role Role, count int, first byte) {
+		base := s.Subnet.Masked().Addr().As4()
+		for i := range count {
+			base[3] = first + byte(i)
+			name := fmt.Sprintf("%s-%d", role, i+1)
+			hosts = append(hosts, Host{Name: name, Role: role, IP: netip.AddrFrom4(base), Dir: filepath.Join(s.Dir, name)})
+		}
+	}
+	add(Master, s.Masters, 11)
+	add(Node, s.Nodes, 101)
+	return hosts
+}
+
+func (s Spec) host(name string) (Host, error) {
+	for _, h := range s.Hosts() {
+		if h.Name == name {
+			return h, nil
+		}
+	}
+	return Host{}, fmt.Errorf("no host %q in this cluster: use one of %v", name, s.names())
+}
+
+func (s Spec) names() []string {
+	var n []string
+	for _, h := range s.Hosts() {
+		n = append(n, h.Name)
+	}
+	return n
+}
+
+func (s Spec) save() error {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(specPath(s.Dir), b, 0o600)
+}
+
+// Load reads the spec of the cluster in dir; ErrNone when there is none.
+func Load(dir string) (Spec, error) {
+	b, err := os.ReadFile(specPath(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Spec{}, fmt.Errorf("%w in %s", ErrNone, dir)
+	}
+	if err != nil {
+		return Spec{}, err
+	}
+	var s Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Spec{}, fmt.Errorf("%s is damaged (%w): remove the cluster with `mgr down`", specPath(dir), err)
+	}
+	return s, nil
+}
+
+// ErrNone: there is no local cluster.
+var ErrNone = errors.New("there is no local cluster")
+
+func specPath(dir string) string       { return filepath.Join(dir, "cluster.json") }
+func socketPath(dir string) string     { return filepath.Join(dir, "control.sock") }
+func kubeconfigPath(dir string) string { return filepath.Join(dir, "kubeconfig") }
+func tokenPath(dir, role string) string {
+	return filepath.Join(dir, "token-"+role)
+}

@@ -1,0 +1,246 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"mgr/cmd/local/netns"
+)
+
+// Status of one host.
+type Status struct {
+	Host
+	State    string `json:"state"` // running, paused, restarting, stopped
+	Pid      int    `json:"pid,omitempty"`
+	Restarts int    `json:"restarts"`
+	LastExit string `json:"lastExit,omitempty"`
+	Cut      bool   `json:"cut,omitempty"` // taken off the network
+}
+
+// Supervisor owns the hosts of one local cluster.
+type Supervisor struct {
+	spec Spec
+	exe  string
+	net  *netns.World
+	log  *slog.Logger
+
+	mu     sync.Mutex
+	hosts  map[string]*managed
+	ending chan struct{}
+	once   sync.Once
+}
+
+type managed struct {
+	*process
+	paused, cut bool
+}
+
+// stopGrace is how long a host's process has to end by itself.
+const stopGrace = 10 * time.Second
+
+// Supervise runs the supervisor of the cluster in dir until a client asks it to end or ctx is done; then it stops every
+// host. Hosts are not started by themselves: Up decides the order.
+func Supervise(ctx context.Context, dir string, log *slog.Logger) error {
+	spec, err := Load(dir)
+	if err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	s := &Supervisor{spec: spec, exe: exe, log: log, hosts: map[string]*managed{}, ending: make(chan struct{})}
+	if s.net, err = netns.Open(netns.Config{Prefix: spec.Prefix, Subnet: spec.Subnet}); err != nil {
+		return fmt.Errorf("make the cluster's bridge: %w", err)
+	}
+	for _, h := range spec.Hosts() {
+		if err := os.MkdirAll(h.Dir, 0o700); err != nil {
+			return err
+		}
+		host, err := s.net.Create(h.Name, h.IP)
+		if err != nil {
+			return fmt.Errorf("make host %s: %w", h.Name, err)
+		}
+		s.hosts[h.Name] = &managed{process: &process{
+			host: h, log: log, start: host.Start, args: s.command(h),
+		}}
+	}
+	return s.serve(ctx)
+}
+
+// command is the command line of the host's one process.
+func (s *Supervisor) command(h Host) []string {
+	if h.Role == Node {
+		args := []string{s.exe, "agent", "--node-name", h.Name, "--data-dir", h.Dir, "--node-ip", h.IP.String(),
+			"--token-file", tokenPath(s.spec.Dir, "agent"),
+			"--service-mode", s.spec.ServiceMode, "--balance", s.spec.Balance}
+		for _, m := range s.spec.Hosts()[:s.spec.Masters] {
+			args = append(args, "--join", "https://"+net.JoinHostPort(m.IP.String(), "6443"))
+		}
+		return args
+	}
+	args := []string{s.exe, "server", "--id", h.Name, "--data-dir", h.Dir, "--advertise", h.IP.String()}
+	first := s.spec.Hosts()[0]
+	if h.Name == first.Name {
+		return append(args, "--cluster-init")
+	}
+	return append(args, "--join", "https://"+net.JoinHostPort(first.IP.String(), "6443"),
+		"--token-file", tokenPath(s.spec.Dir, "server"))
+}
+
+// serve answers clients on the unix socket until the end is asked for, then stops all hosts.
+func (s *Supervisor) serve(ctx context.Context) error {
+	path := socketPath(s.spec.Dir)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hosts", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status(), nil) })
+	mux.HandleFunc("POST /hosts/{name}/{verb}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, s.do(r.PathValue("name"), r.PathValue("verb")))
+	})
+	mux.HandleFunc("POST /end", func(w http.ResponseWriter, _ *http.Request) {
+		err := s.stopAll()
+		answer(w, nil, err)
+		s.once.Do(func() { close(s.ending) })
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-s.ending:
+		}
+		err := s.stopAll()
+		shut, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return errors.Join(err, srv.Shutdown(shut))
+	})
+	return g.Wait()
+}
+
+// stopAll stops nodes before masters, so that agents do not spend their last second looking for an API.
+func (s *Supervisor) stopAll() error {
+	var errs []error
+	for _, role := range []Role{Node, Master} {
+		var g errgroup.Group
+		for _, h := range s.hosts {
+			if h.host.Role == role {
+				g.Go(func() error { return s.stop(h, stopGrace) })
+			}
+		}
+		errs = append(errs, g.Wait())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Supervisor) stop(h *managed, grace time.Duration) error {
+	s.mu.Lock()
+	paused := h.paused
+	h.paused = false
+	s.mu.Unlock()
+	if paused {
+		if err := h.signal(syscall.SIGCONT); err != nil {
+			return err
+		}
+	}
+	return h.process.stop(grace)
+}
+
+// do carries out one verb on one host.
+func (s *Supervisor) do(name, verb string) error {
+	h, ok := s.hosts[name]
+	if !ok {
+		_, err := s.spec.host(name)
+		return err
+	}
+	switch verb {
+	case "start":
+		h.run()
+		return nil
+	case "stop":
+		return s.stop(h, stopGrace)
+	case "kill":
+		return h.signal(syscall.SIGKILL)
+	case "fail":
+		return errors.Join(s.cut(h, true), s.stop(h, 0))
+	case "pause", "resume":
+		sig := syscall.SIGSTOP
+		if verb == "resume" {
+			sig = syscall.SIGCONT
+		}
+		s.mu.Lock()
+		h.paused = verb == "pause"
+		s.mu.Unlock()
+		return h.signal(sig)
+	case "cut":
+		return s.cut(h, true)
+	case "heal":
+		return s.cut(h, false)
+	}
+	return fmt.Errorf("unknown action %q: use one of %v", verb, Verbs)
+}
+
+// Verbs that a host understands.
+var Verbs = []string{"start", "stop", "kill", "pause", "resume", "cut", "heal", "fail"}
+
+func (s *Supervisor) cut(h *managed, cut bool) error {
+	op := s.net.Heal
+	if cut {
+		op = s.net.Cut
+	}
+	if err := op(h.host.Name); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	h.cut = cut
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *Supervisor) status() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Status
+	for _, host := range s.spec.Hosts() {
+		h := s.hosts[host.Name]
+		st := h.status()
+		st.Cut = h.cut
+		if h.paused && st.State == "running" {
+			st.State = "paused"
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+func answer(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	// A client that went away is its own affair.
+	_ = json.NewEncoder(w).Encode(v)
+}
