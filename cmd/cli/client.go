@@ -14,11 +14,11 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
-	"mgr/cmd/boot"
+	"mgr/cmd/admin"
 )
 
 // serverKubeconfig is what a master writes for root on its own machine.
-const serverKubeconfig = boot.DefaultServerDir + "/" + boot.AdminKubeconfig
+const serverKubeconfig = admin.ServerDir + "/" + admin.KubeconfigFile
 
 // withFailover lets every command reach the cluster as long as one master does: when the kubeconfig's server does not
 // answer, the first of the other masters listed in it (extension "mgr") that does takes its place.
@@ -46,7 +46,7 @@ func mastersOf(c *rest.Config) []string {
 		if cluster.Server != c.Host {
 			continue
 		}
-		if masters := boot.Masters(cluster); len(masters) > 0 {
+		if masters := admin.Masters(cluster); len(masters) > 0 {
 			return masters
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/printers"
 
-	"mgr/cmd/boot"
+	"mgr/cmd/admin"
 )
 
 func newImage(c *env) *cobra.Command {
@@ -40,7 +40,7 @@ imagePullPolicy Always.`,
 				return err
 			}
 			began := time.Now()
-			results, err := boot.ImportImage(cmd.Context(), client, nodes, func() (*os.File, error) { return os.Open(args[0]) })
+			results, err := admin.ImportImage(cmd.Context(), client, nodes, func() (*os.File, error) { return os.Open(args[0]) })
 			for _, r := range results {
 				if r.Err != nil {
 					fmt.Fprintf(c.ErrOut, "%s: %v\n", r.Node, r.Err)
@@ -71,7 +71,7 @@ func newImageList(c *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			images, err := boot.ListImages(cmd.Context(), client)
+			images, err := admin.ListImages(cmd.Context(), client)
 			if err != nil {
 				return err
 			}

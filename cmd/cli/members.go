@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/cli-runtime/pkg/printers"
 
-	"mgr/cmd/boot"
+	"mgr/cmd/admin"
 )
 
 func newMembers(c *env) *cobra.Command {
@@ -24,7 +24,7 @@ HASH compares the replicated states: peers that have applied the same log must h
 		Example: "  mgr members\n  mgr members -o json\n  kill -9 $(mgr members -o json | jq '.[]|select(.role==\"leader\").pid')",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			members, err := fetch[[]boot.Member](cmd.Context(), c, boot.MembersPath)
+			members, err := fetch[[]admin.Member](cmd.Context(), c, admin.MembersPath)
 			if err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ func newMembersRemove(c *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := client.RESTClient().Delete().AbsPath(boot.MembersPath, args[0]).Do(cmd.Context()).Error(); err != nil {
+			if err := client.RESTClient().Delete().AbsPath(admin.MembersPath, args[0]).Do(cmd.Context()).Error(); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.Out, "master %q removed\n", args[0])
@@ -60,7 +60,7 @@ func newMembersRemove(c *env) *cobra.Command {
 	}
 }
 
-func printMembers(c *env, members []boot.Member) error {
+func printMembers(c *env, members []admin.Member) error {
 	w := printers.GetNewTabWriter(c.Out)
 	fmt.Fprintln(w, "ID\tROLE\tADDRESS\tINDEX\tHASH\tLAST CONTACT\tPID\tVERSION")
 	for _, m := range members {

@@ -37,8 +37,8 @@ const (
 type Host struct {
 	Name string     `json:"name"`
 	Role Role       `json:"role"`
-	IP   netip.Addr `json:"ip"`
 	Dir  string     `json:"dir"`
+	IP   netip.Addr `json:"ip"` // known once the host's namespace exists
 }
 
 // Validate says what is wrong with a spec, in words for the command line.
@@ -56,29 +56,18 @@ func (s Spec) Validate() error {
 	return nil
 }
 
-// Hosts lists masters, then nodes. Addresses are .11… for masters and .101… for nodes.
+// Hosts lists masters, then nodes, without their addresses.
 func (s Spec) Hosts() []Host {
 	var hosts []Host
-	add := func(role Role, count int, first byte) {
-		base := s.Subnet.Masked().Addr().As4()
+	add := func(role Role, count int) {
 		for i := range count {
-			base[3] = first + byte(i)
 			name := fmt.Sprintf("%s-%d", role, i+1)
-			hosts = append(hosts, Host{Name: name, Role: role, IP: netip.AddrFrom4(base), Dir: filepath.Join(s.Dir, name)})
+			hosts = append(hosts, Host{Name: name, Role: role, Dir: filepath.Join(s.Dir, name)})
 		}
 	}
-	add(Master, s.Masters, 11)
-	add(Node, s.Nodes, 101)
+	add(Master, s.Masters)
+	add(Node, s.Nodes)
 	return hosts
-}
-
-func (s Spec) host(name string) (Host, error) {
-	for _, h := range s.Hosts() {
-		if h.Name == name {
-			return h, nil
-		}
-	}
-	return Host{}, fmt.Errorf("no host %q in this cluster: use one of %v", name, s.names())
 }
 
 func (s Spec) names() []string {

@@ -30,10 +30,11 @@ type Status struct {
 
 // Supervisor owns the hosts of one local cluster.
 type Supervisor struct {
-	spec Spec
-	exe  string
-	net  *netns.World
-	log  *slog.Logger
+	spec  Spec
+	exe   string
+	order []Host // masters, then nodes
+	net   *netns.Net
+	log   *slog.Logger
 
 	mu     sync.Mutex
 	hosts  map[string]*managed
@@ -64,19 +65,31 @@ func Supervise(ctx context.Context, dir string, log *slog.Logger) error {
 	if s.net, err = netns.Open(netns.Config{Prefix: spec.Prefix, Subnet: spec.Subnet}); err != nil {
 		return fmt.Errorf("make the cluster's bridge: %w", err)
 	}
-	for _, h := range spec.Hosts() {
+	if err := s.makeHosts(); err != nil {
+		return err
+	}
+	return s.serve(ctx)
+}
+
+// makeHosts creates every host's namespace and directory, or adopts what an earlier supervisor left.
+func (s *Supervisor) makeHosts() error {
+	s.order = s.spec.Hosts()
+	for i := range s.order {
+		h := &s.order[i]
 		if err := os.MkdirAll(h.Dir, 0o700); err != nil {
 			return err
 		}
-		host, err := s.net.Create(h.Name, h.IP)
+		made, err := s.net.Create(h.Name)
 		if err != nil {
 			return fmt.Errorf("make host %s: %w", h.Name, err)
 		}
-		s.hosts[h.Name] = &managed{process: &process{
-			host: h, log: log, start: host.Start, args: s.command(h),
-		}}
+		h.IP = made.Addr
+		s.hosts[h.Name] = &managed{process: &process{host: *h, log: s.log, start: made.Start}}
 	}
-	return s.serve(ctx)
+	for _, h := range s.order {
+		s.hosts[h.Name].args = s.command(h)
+	}
+	return nil
 }
 
 // command is the command line of the host's one process.
@@ -85,13 +98,13 @@ func (s *Supervisor) command(h Host) []string {
 		args := []string{s.exe, "agent", "--node-name", h.Name, "--data-dir", h.Dir, "--node-ip", h.IP.String(),
 			"--token-file", tokenPath(s.spec.Dir, "agent"),
 			"--service-mode", s.spec.ServiceMode, "--balance", s.spec.Balance}
-		for _, m := range s.spec.Hosts()[:s.spec.Masters] {
+		for _, m := range s.order[:s.spec.Masters] {
 			args = append(args, "--join", "https://"+net.JoinHostPort(m.IP.String(), "6443"))
 		}
 		return args
 	}
 	args := []string{s.exe, "server", "--id", h.Name, "--data-dir", h.Dir, "--advertise", h.IP.String()}
-	first := s.spec.Hosts()[0]
+	first := s.order[0]
 	if h.Name == first.Name {
 		return append(args, "--cluster-init")
 	}
@@ -172,8 +185,7 @@ func (s *Supervisor) stop(h *managed, grace time.Duration) error {
 func (s *Supervisor) do(name, verb string) error {
 	h, ok := s.hosts[name]
 	if !ok {
-		_, err := s.spec.host(name)
-		return err
+		return fmt.Errorf("no host %q in this cluster: use one of %v", name, s.spec.names())
 	}
 	switch verb {
 	case "start":
@@ -223,7 +235,7 @@ func (s *Supervisor) status() []Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []Status
-	for _, host := range s.spec.Hosts() {
+	for _, host := range s.order {
 		h := s.hosts[host.Name]
 		st := h.status()
 		st.Cut = h.cut
