@@ -42,6 +42,7 @@ func groupCommands(root *cobra.Command, c *env) {
 		byName[sub.Name()] = sub
 	}
 	own.Add(root)
+	root.AddCommand(newSupervisor(c))
 	groups := own
 	for _, g := range kubectlGroups {
 		group := templates.CommandGroup{Message: g.title}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
 
 	"mgr/agent/daemon"
 	"mgr/cmd/local/netns"
@@ -138,5 +139,27 @@ func removeData(spec Spec, kubeconfig string) error {
 			}
 		}
 	}
+	// A mount that is still there would carry the deletion into whatever is mounted, such as a hostPath volume.
+	mounts, err := mountsBelow(spec.Dir)
+	if err != nil {
+		return err
+	}
+	if len(mounts) > 0 {
+		return fmt.Errorf("still mounted: %s; unmount it and run `mgr down` again", strings.Join(mounts, ", "))
+	}
 	return os.RemoveAll(spec.Dir)
+}
+
+func mountsBelow(dir string) ([]string, error) {
+	all, err := mount.ListProcMounts("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	var below []string
+	for _, m := range all {
+		if strings.HasPrefix(m.Path, dir+"/") {
+			below = append(below, m.Path)
+		}
+	}
+	return below, nil
 }

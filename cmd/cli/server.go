@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mgr/cmd/admin"
+	"mgr/cmd/boot"
+	"mgr/cmd/local"
+)
+
+func newServer(c *env) *cobra.Command {
+	cfg := boot.MasterConfig{}
+	var tokenFile, token, level string
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run a master: quorum peer, API server, controllers, scheduler",
+		Long: `Run a master. The first one of a cluster starts with --cluster-init and makes the cluster's certificate authority; the
+others join it with a token. Three masters survive the loss of one, five that of two. Once it has joined, a master remembers its
+place: the same command line starts it again.`,
+		Example: `  mgr server --cluster-init --id master-1 --advertise 192.0.2.11
+  mgr token create --role server                       # on master-1
+  mgr server --join https://192.0.2.11:6443 --token TOKEN --id master-2 --advertise 192.0.2.12`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if cfg.Token, err = readToken(token, tokenFile); err != nil {
+				return err
+			}
+			if cfg.Log, err = newLogger(c, level); err != nil {
+				return err
+			}
+			ctx, cancel := untilSignal(cmd.Context())
+			defer cancel()
+			return boot.RunMaster(ctx, cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&cfg.ClusterInit, "cluster-init", false, "start a new cluster")
+	f.StringSliceVar(&cfg.Join, "join", nil, "address of a master to join, https://host:6443 (repeatable)")
+	f.StringVar(&token, "token", "", "server join token; --token-file keeps it out of the process list")
+	f.StringVar(&tokenFile, "token-file", "", "file with the join token")
+	f.StringVar(&cfg.ID, "id", hostname(), "name of this master in the quorum")
+	f.StringVar(&cfg.Advertise, "advertise", "", "address at which the other masters, nodes and users reach this one (default: that of the default route)")
+	f.IntVar(&cfg.Port, "port", 6443, "the one port: API, quorum and agents")
+	f.StringVar(&cfg.Dir, "data-dir", admin.ServerDir, "where its log, snapshots and certificates are")
+	f.StringVar(&cfg.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of services")
+	f.StringVar(&cfg.PodCIDR, "pod-cidr", "10.42.0.0/16", "addresses of pods; each node gets a /24")
+	f.DurationVar(&cfg.NodeGrace, "node-grace", 4*time.Second, "silence after which a node counts as lost")
+	f.DurationVar(&cfg.PodToleration, "default-toleration", 5*time.Second, "how long pods stay on a lost node unless they say otherwise")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func newAgent(c *env) *cobra.Command {
+	cfg := boot.NodeConfig{}
+	var tokenFile, token, level string
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run a node: pods, service routing, DNS",
+		Long: `Run a node: it joins with a token, runs pods on an embedded containerd and routes services. It keeps a connection to every
+master and opens no port of its own. Its pods survive when it stops or is restarted.`,
+		Example: `  mgr token create --role agent                        # on a master
+  mgr agent --join https://192.0.2.11:6443 --token TOKEN`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if cfg.Token, err = readToken(token, tokenFile); err != nil {
+				return err
+			}
+			if cfg.Log, err = newLogger(c, level); err != nil {
+				return err
+			}
+			ctx, cancel := untilSignal(cmd.Context())
+			defer cancel()
+			return boot.RunNode(ctx, cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&cfg.Join, "join", nil, "address of a master, https://host:6443 (repeatable)")
+	f.StringVar(&token, "token", "", "agent join token; --token-file keeps it out of the process list")
+	f.StringVar(&tokenFile, "token-file", "", "file with the join token")
+	f.StringVar(&cfg.Name, "node-name", hostname(), "name of the node")
+	f.StringVar(&cfg.IP, "node-ip", "", "address of the node (default: that of the default route)")
+	f.StringVar(&cfg.Dir, "data-dir", "/var/lib/mgr/agent", "where its pods, images and certificates are")
+	f.StringSliceVar(&cfg.Labels, "node-label", nil, "label of the node, key=value (repeatable)")
+	f.StringVar(&cfg.ManifestDir, "manifest-dir", "", "directory with manifests of static pods")
+	f.StringVar(&cfg.ServiceMode, "service-mode", "iptables", "how services are routed: iptables or userspace")
+	f.StringVar(&cfg.Balance, "balance", "random", "how the userspace mode picks a backend: roundrobin or random")
+	f.StringVar(&cfg.Containerd, "containerd", "", "socket of a containerd of this host (default: run the embedded one)")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// newSupervisor is what `mgr up` leaves running; nobody calls it by hand.
+func newSupervisor(c *env) *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use: local.SupervisorCommand, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLogger(c, "info")
+			if err != nil {
+				return err
+			}
+			ctx, cancel := untilSignal(cmd.Context())
+			defer cancel()
+			return local.Supervise(ctx, dir, log)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", local.DefaultDir, "the cluster's directory")
+	return cmd
+}
+
+// untilSignal ends at SIGTERM or SIGINT.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+}
+
+func newLogger(c *env, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("--log-level %q: use debug, info, warn or error", level)
+	}
+	return slog.New(slog.NewTextHandler(c.ErrOut, &slog.HandlerOptions{Level: l})), nil
+}
+
+// readToken prefers the flag; an empty answer is fine for a machine that has joined before.
+func readToken(token, file string) (string, error) {
+	if token != "" || file == "" {
+		return token, nil
+	}
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func hostname() string {
+	h, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(h)
+}
