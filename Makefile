@@ -1,0 +1,88 @@
+# mgr: one binary, built and tried with two commands: `make up`, `make test`. `make` alone lists the rest.
+SHELL       := /bin/bash -o pipefail
+export CGO_ENABLED := 0
+KUBE        := v1.37.2
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+X           := -X k8s.io/component-base/version.gitVersion=$(KUBE)+mgr -X k8s.io/component-base/version.gitMajor=1 \
+               -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/component-base/version.gitCommit=$(VERSION)
+LDFLAGS     := -s -w $(X)
+EMBED       := agent/daemon/embedded/shim.gz demo/embedded/demo.tar.gz
+SOURCES     := $(shell find . -name '*.go' -not -path './bin/*') go.mod go.sum
+APT         := runc iptables iproute2 conntrack busybox-static
+KLOAD       ?= ../shared/tools/kload
+
+.DEFAULT_GOAL := help
+
+##@ Use
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s:\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: deps build ## install what is missing, build, and start a demo cluster on this machine (root)
+	bin/mgr up
+
+.PHONY: down
+down: ## stop the demo cluster and remove every trace of it
+	bin/mgr down
+
+.PHONY: build
+build: bin/mgr ## build bin/mgr
+
+.PHONY: install
+install: build ## install the binary to /usr/local/bin (see deploy/ for the services)
+	install -m 0755 bin/mgr /usr/local/bin/mgr
+
+##@ Develop
+.PHONY: test
+test: deps build images ## everything: unit, integration with real containers, whole clusters, failover (root, ~15 min)
+	test/run
+
+.PHONY: unit
+unit: ## unit tests only, anywhere, without root
+	go test -short ./...
+
+.PHONY: bench
+bench: deps build images bin/kload ## measure a trio with kload and print the figures of docs/performance.md
+	test/bench/run
+
+.PHONY: lint
+lint: ## gofmt, vet, import rules, and golangci-lint where it is installed
+	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go vet ./...
+	go test ./test/arch
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: skipped"; fi
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin $(EMBED)
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing
+	@missing=$$(for p in $(APT); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "missing packages: $$missing (run as root, or: apt-get install $$missing)"; exit 1; }; \
+	  echo "installing $$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+# The shim runs once for each pod, so it is a small program of its own, carried inside the binary; so is the demo image.
+agent/daemon/embedded/shim.gz: $(wildcard cmd/mgr-shim/*.go) go.mod go.sum
+	go build -ldflags "-s -w" -o bin/mgr-shim ./cmd/mgr-shim
+	gzip -9nc bin/mgr-shim > $@
+
+demo/embedded/demo.tar.gz: $(wildcard demo/*.go demo/*/*.go cmd/mkimage/*.go) go.mod go.sum
+	go run ./cmd/mkimage -demo -o $@
+
+bin/mgr: $(EMBED) $(SOURCES) cmd/local/demo.yaml
+	@mkdir -p bin
+	go build -ldflags "$(LDFLAGS)" -o $@ ./cmd/mgr
+
+.PHONY: images
+images: bin/images/busybox.tar.gz
+
+bin/images/busybox.tar.gz: $(wildcard cmd/mkimage/*.go)
+	@mkdir -p bin/images
+	go run ./cmd/mkimage -busybox -o $@
+
+bin/kload: $(wildcard $(KLOAD)/*.go)
+	go build -C $(KLOAD) -o $(CURDIR)/$@ .
