@@ -176,7 +176,7 @@ func TestSize(t *testing.T) {
 	}
 }
 
-func TestTestsDoNotSleepOrSkip(t *testing.T) {
+func TestTestsDoNotSleep(t *testing.T) {
 	for _, s := range sources(t) {
 		if !s.test {
 			continue
