@@ -79,6 +79,14 @@ func (c *env) client() (*kubernetes.Clientset, error) {
 	return kubernetes.NewForConfig(cfg)
 }
 
+// kubeconfigPath is where the user's kubeconfig is, or would be: --kubeconfig, or ~/.mgr/config.
+func (c *env) kubeconfigPath() string {
+	if p := c.flags.KubeConfig; p != nil && *p != "" {
+		return *p
+	}
+	return ownKubeconfig()
+}
+
 // rawConfig is the kubeconfig in use, reduced to the current context, with certificates inline.
 func (c *env) rawConfig() (*clientcmdapi.Config, error) {
 	raw, err := c.flags.ToRawKubeConfigLoader().RawConfig()

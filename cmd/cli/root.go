@@ -42,13 +42,9 @@ func Main(args []string) int {
 // useOwnFiles points the embedded kubectl at ~/.mgr instead of ~/.kube, and at $MGRCONFIG before $KUBECONFIG. On a master
 // without ~/.mgr/config, root finds the kubeconfig that the server wrote.
 func useOwnFiles() error {
-	home, err := os.UserHomeDir()
-	if err != nil {
-		home = "/root"
-	}
-	dir := filepath.Join(home, ".mgr")
+	dir := filepath.Dir(ownKubeconfig())
 	clientcmd.RecommendedConfigDir = dir
-	clientcmd.RecommendedHomeFile = filepath.Join(dir, "config")
+	clientcmd.RecommendedHomeFile = ownKubeconfig()
 	if _, err := os.Stat(clientcmd.RecommendedHomeFile); err != nil {
 		if f, err := os.Open(serverKubeconfig); err == nil {
 			f.Close()
@@ -67,6 +63,15 @@ func useOwnFiles() error {
 		return os.Setenv("KUBECACHEDIR", filepath.Join(dir, "cache"))
 	}
 	return nil
+}
+
+// ownKubeconfig is ~/.mgr/config.
+func ownKubeconfig() string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "/root"
+	}
+	return filepath.Join(home, ".mgr", "config")
 }
 
 // newRoot is the whole command tree.

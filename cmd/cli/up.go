@@ -8,13 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/printers"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"mgr/cmd/local"
 )
 
 func newUp(c *env) *cobra.Command {
-	spec := local.Spec{Dir: local.DefaultDir, Prefix: "mgr"}
+	spec := local.Spec{Dir: local.DefaultDir, Name: "mgr"}
 	subnet := "10.99.0.0/24"
 	var noDemo bool
 	cmd := &cobra.Command{
@@ -37,7 +36,7 @@ to try. 'mgr down' leaves nothing behind.`,
 				return err
 			}
 			p := local.NewProgress(c.ErrOut)
-			up := local.Up{Spec: spec, Demo: !noDemo, Kubeconfig: clientcmd.RecommendedHomeFile, Progress: p}
+			up := local.Up{Spec: spec, Demo: !noDemo, Kubeconfig: c.kubeconfigPath(), Progress: p}
 			if err := up.Run(cmd.Context()); err != nil {
 				return err
 			}
@@ -48,6 +47,7 @@ to try. 'mgr down' leaves nothing behind.`,
 	f := cmd.Flags()
 	f.IntVar(&spec.Masters, "masters", 3, "masters in the quorum: 1, 3, 5 or 7")
 	f.IntVar(&spec.Nodes, "nodes", 2, "nodes that run pods")
+	f.StringVar(&spec.Name, "name", spec.Name, "name of the cluster, for a second one beside the first (with its own --dir and --subnet)")
 	f.StringVar(&spec.Dir, "dir", spec.Dir, "where the cluster's hosts keep their data")
 	f.StringVar(&subnet, "subnet", subnet, "network of the hosts, a /24 that is free on this machine")
 	f.StringVar(&spec.ServiceMode, "service-mode", "iptables", "how nodes route services: iptables or userspace")
@@ -69,7 +69,7 @@ cgroups and data.`,
 			if os.Geteuid() != 0 {
 				return local.ErrNotRoot
 			}
-			return local.Down(cmd.Context(), dir, clientcmd.RecommendedHomeFile, local.NewProgress(c.ErrOut))
+			return local.Down(cmd.Context(), dir, c.kubeconfigPath(), local.NewProgress(c.ErrOut))
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", dir, "where the cluster's hosts keep their data")

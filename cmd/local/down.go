@@ -27,7 +27,7 @@ func Down(ctx context.Context, dir, kubeconfig string, p *Progress) error {
 	}
 	if err != nil {
 		// Without its description the cluster can still be cleared away by what is left on disk.
-		spec = Spec{Dir: dir, Prefix: netns.DefaultPrefix}
+		spec = Spec{Dir: dir, Name: netns.DefaultPrefix}
 	}
 	steps := []struct {
 		title string
@@ -35,7 +35,7 @@ func Down(ctx context.Context, dir, kubeconfig string, p *Progress) error {
 	}{
 		{"hosts stopped", func() error { return stopHosts(ctx, spec) }},
 		{"containers removed", func() error { return cleanNodes(ctx, spec) }},
-		{"network removed", func() error { return netns.DeleteAll(spec.Prefix) }},
+		{"network removed", func() error { return netns.DeleteAll(spec.Name) }},
 		{"data removed", func() error { return removeData(spec, kubeconfig) }},
 	}
 	for _, s := range steps {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 )
 
 // DefaultDir holds the local cluster that `mgr up` starts.
@@ -16,7 +17,7 @@ const DefaultDir = "/var/lib/mgr/local"
 // Spec describes a local cluster; it is kept in <Dir>/cluster.json.
 type Spec struct {
 	Dir     string       `json:"dir"`
-	Prefix  string       `json:"prefix"` // of namespaces, links and cgroups: several clusters can live on one machine
+	Name    string       `json:"name"`   // prefix of namespaces and links: several clusters can live on one machine
 	Subnet  netip.Prefix `json:"subnet"` // a /24; its first address is the machine's own
 	Masters int          `json:"masters"`
 	Nodes   int          `json:"nodes"`
@@ -41,6 +42,8 @@ type Host struct {
 	IP   netip.Addr `json:"ip"` // known once the host's namespace exists
 }
 
+var validName = regexp.MustCompile(`^[a-z][a-z0-9]{0,11}$`)
+
 // Validate says what is wrong with a spec, in words for the command line.
 func (s Spec) Validate() error {
 	switch {
@@ -50,6 +53,8 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("--nodes %d: use 0 to 64", s.Nodes)
 	case !filepath.IsAbs(s.Dir):
 		return fmt.Errorf("--dir %q: use an absolute path", s.Dir)
+	case !validName.MatchString(s.Name):
+		return fmt.Errorf("--name %q: use up to 12 lower-case letters and digits", s.Name)
 	case s.Subnet.Bits() != 24 || !s.Subnet.Addr().Is4():
 		return fmt.Errorf("--subnet %s: use an IPv4 /24", s.Subnet)
 	}

@@ -62,7 +62,7 @@ func Supervise(ctx context.Context, dir string, log *slog.Logger) error {
 		return err
 	}
 	s := &Supervisor{spec: spec, exe: exe, log: log, hosts: map[string]*managed{}, ending: make(chan struct{})}
-	if s.net, err = netns.Open(netns.Config{Prefix: spec.Prefix, Subnet: spec.Subnet}); err != nil {
+	if s.net, err = netns.Open(netns.Config{Prefix: spec.Name, Subnet: spec.Subnet}); err != nil {
 		return fmt.Errorf("make the cluster's bridge: %w", err)
 	}
 	if err := s.makeHosts(); err != nil {

@@ -238,7 +238,7 @@ func (u *Up) startNodes(ctx context.Context, detail func(string)) error {
 	if err != nil || u.Spec.Nodes == 0 {
 		return err
 	}
-	net, err := netns.Open(netns.Config{Prefix: u.Spec.Prefix, Subnet: u.Spec.Subnet})
+	net, err := netns.Open(netns.Config{Prefix: u.Spec.Name, Subnet: u.Spec.Subnet})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,197 @@
+// Package cluster gives tests a whole cluster, started exactly as a user does: the built binary's `mgr up`, real processes in
+// network namespaces, real containers. Start leaves nothing behind: a test fails when `mgr down` forgot something.
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"mgr/cmd/local"
+)
+
+// Options of a cluster; zero values are those of `mgr up`.
+type Options struct {
+	Name    string // also the directory's; give each test of a package its own
+	Masters int    // default 3
+	Nodes   int    // default 2; -1: none
+	Subnet  string // default 10.99.<hash of the name>.0/24
+	Demo    bool
+	Args    []string // more arguments of `mgr up`
+}
+
+// Cluster is a running local cluster.
+type Cluster struct {
+	Dir        string
+	Kubeconfig string
+	Hosts      *local.Client
+	Config     *rest.Config
+	Kube       kubernetes.Interface
+	Up         string // what `mgr up` printed
+
+	bin string
+}
+
+// Binary is the built mgr: $MGR, or bin/mgr of this checkout.
+func Binary(t testing.TB) string {
+	t.Helper()
+	bin := os.Getenv("MGR")
+	if bin == "" {
+		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+		if err != nil {
+			t.Fatalf("find the checkout: %v", err)
+		}
+		bin = filepath.Join(strings.TrimSpace(string(root)), "bin", "mgr")
+	}
+	if _, err := os.Stat(bin); err != nil {
+		t.Fatalf("these tests drive the built binary: run `make build` first (%v)", err)
+	}
+	return bin
+}
+
+// Start brings a cluster up and takes it down, with a look for leftovers, when the test ends.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	c := &Cluster{bin: Binary(t), Dir: filepath.Join("/var/lib/mgr", "test-"+o.Name)}
+	c.Kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	// A run that was killed may have left its cluster.
+	if _, err := local.Load(c.Dir); err == nil {
+		c.must(t, "down", "--dir", c.Dir)
+	}
+	before := footprint(t, c.Dir)
+	args := []string{"up", "--name", o.Name, "--dir", c.Dir, "--subnet", o.subnet()}
+	if o.Masters != 0 {
+		args = append(args, "--masters", fmt.Sprint(o.Masters))
+	}
+	if o.Nodes != 0 {
+		args = append(args, "--nodes", fmt.Sprint(max(o.Nodes, 0)))
+	}
+	if !o.Demo {
+		args = append(args, "--no-demo")
+	}
+	t.Cleanup(func() { c.stop(t, before) })
+	c.Up = c.must(t, append(args, o.Args...)...)
+	c.Hosts = local.NewClient(c.Dir)
+	var err error
+	if c.Config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	c.Config.QPS, c.Config.Burst = -1, -1
+	if c.Kube, err = kubernetes.NewForConfig(c.Config); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (c *Cluster) stop(t testing.TB, before map[string][]string) {
+	if t.Failed() {
+		c.dump(t)
+	}
+	c.must(t, "down", "--dir", c.Dir)
+	for what, left := range diff(before, footprint(t, c.Dir)) {
+		t.Errorf("mgr down left %s behind: %s", what, strings.Join(left, "; "))
+	}
+}
+
+// dump shows the end of every host's log.
+func (c *Cluster) dump(t testing.TB) {
+	logs, err := filepath.Glob(filepath.Join(c.Dir, "*", "mgr.log"))
+	if err != nil {
+		t.Log(err)
+	}
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Log(err)
+			continue
+		}
+		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+		t.Logf("--- %s\n%s", path, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+	}
+}
+
+func (o Options) subnet() string {
+	if o.Subnet != "" {
+		return o.Subnet
+	}
+	sum := 0
+	for _, b := range []byte(o.Name) {
+		sum = (sum*31 + int(b)) % 200
+	}
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, byte(20 + sum), 0}), 24).String()
+}
+
+// Output of a command.
+type Output struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Mgr runs `mgr args…` against the cluster, as a user without any configuration but its kubeconfig.
+func (c *Cluster) Mgr(ctx context.Context, args ...string) Output {
+	cmd := exec.CommandContext(ctx, c.bin, args...)
+	cmd.Env = append(os.Environ(), "MGRCONFIG="+c.Kubeconfig, "HOME="+filepath.Dir(c.Kubeconfig))
+	if len(args) > 0 && (args[0] == "up" || args[0] == "down") {
+		cmd.Args = append(cmd.Args, "--kubeconfig", c.Kubeconfig)
+	}
+	return Run(cmd)
+}
+
+// Run runs a command and keeps what it printed.
+func Run(cmd *exec.Cmd) Output {
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	o := Output{Stdout: out.String(), Stderr: errs.String(), Code: cmd.ProcessState.ExitCode()}
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		o.Stderr += err.Error()
+	}
+	return o
+}
+
+// must runs mgr and fails the test when it does.
+func (c *Cluster) must(t testing.TB, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	o := c.Mgr(ctx, args...)
+	if o.Code != 0 {
+		t.Fatalf("mgr %s: exit %d\n%s%s", strings.Join(args, " "), o.Code, o.Stdout, o.Stderr)
+	}
+	return o.Stdout
+}
+
+// Must runs mgr and returns what it printed; the test fails when mgr does.
+func (c *Cluster) Must(t testing.TB, args ...string) string { t.Helper(); return c.must(t, args...) }
+
+// Eventually waits up to limit for check to stop returning an error.
+func Eventually(t testing.TB, limit time.Duration, what string, check func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
+		case <-tick.C:
+		}
+	}
+}
