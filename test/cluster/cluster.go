@@ -34,6 +34,7 @@ type Options struct {
 
 // Cluster is a running local cluster.
 type Cluster struct {
+	Name       string
 	Dir        string
 	Kubeconfig string
 	Hosts      *local.Client
@@ -64,7 +65,7 @@ func Binary(t testing.TB) string {
 // Start brings a cluster up and takes it down, with a look for leftovers, when the test ends.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	c := &Cluster{bin: Binary(t), Dir: filepath.Join("/var/lib/mgr", "test-"+o.Name)}
+	c := &Cluster{bin: Binary(t), Name: o.Name, Dir: filepath.Join("/var/lib/mgr", "test-"+o.Name)}
 	c.Kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	// A run that was killed may have left its cluster.
 	if _, err := local.Load(c.Dir); err == nil {
