@@ -1,0 +1,182 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+
+	"mgr/api"
+	"mgr/controller"
+	"mgr/pki"
+	"mgr/resource"
+	"mgr/scheduler"
+)
+
+// duties are what a master does while it leads: controllers, scheduler, expiry. Their informers are fed from the state in this
+// process and run on every master all the time, so that a new leader is at work at once.
+type duties struct {
+	master    *Master
+	informers informers.SharedInformerFactory
+	scheduler atomic.Pointer[scheduler.Scheduler]
+}
+
+// controllerName is who controllers and scheduler are to the API.
+const controllerName = "system:mgr:controller"
+
+// prepare registers an informer for every kind but events, straight from the state, before anybody asks the factory for one.
+func (d *duties) prepare() error {
+	d.informers = informers.NewSharedInformerFactory(d.master.admin, 0)
+	for _, kind := range resource.All() {
+		if kind.TTL != 0 || kind.Stored != nil {
+			continue
+		}
+		lw := d.master.api.ListWatch(kind.GroupVersionResource)
+		d.informers.InformerFor(kind.New(), func(kubernetes.Interface, time.Duration) cache.SharedIndexInformer {
+			return cache.NewSharedIndexInformer(lw, kind.New(), 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+		})
+	}
+	return controller.Prepare(d.informers)
+}
+
+// run keeps the informers warm until ctx is done.
+func (d *duties) run(ctx context.Context) error {
+	d.informers.StartWithContext(ctx)
+	<-ctx.Done()
+	d.informers.Shutdown()
+	return nil
+}
+
+// lead runs for as long as this master leads in term.
+func (d *duties) lead(ctx context.Context, term uint64) {
+	log := d.master.log.With("term", term)
+	began := time.Now()
+	log.Info("leading")
+	for ctx.Err() == nil {
+		err := d.work(ctx, term)
+		if ctx.Err() == nil {
+			log.Error("the leader's work ended early; it starts again", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	log.Info("no longer leading", "after", time.Since(began).Round(time.Millisecond))
+}
+
+// work starts everything that leads and waits for all of it.
+func (d *duties) work(ctx context.Context, term uint64) error {
+	m := d.master
+	cfg := m.api.Loopback(controllerName, []string{pki.OrgAdmins}, term)
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	if err := d.catchUp(ctx); err != nil {
+		return err
+	}
+	if err := ensureBasics(ctx, client); err != nil {
+		return err
+	}
+	recorder, stop := controller.NewRecorder(ctx, client, "mgr")
+	defer stop()
+	schedules, stopSchedules := controller.NewRecorder(ctx, client, "default-scheduler")
+	defer stopSchedules()
+	s := scheduler.New(scheduler.Config{
+		Informers: d.informers, Client: client, Recorder: schedules, Log: m.log,
+		Bind: func(ctx context.Context, b []scheduler.Binding) []error { return d.bind(ctx, term, b) },
+	})
+	d.scheduler.Store(s)
+	defer d.scheduler.Store(nil)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return controller.Run(ctx, controller.Config{
+			Client: client, Metadata: meta, Informers: d.informers, Resources: resource.All(),
+			Heartbeats: heartbeats{m.api}, Recorder: recorder, Masters: m.endpoints,
+			ServiceIP: apiServiceIP(m.services), RootCA: m.authority.PEM(), NodeGrace: m.cfg.NodeGrace,
+			Synced: d.catchUp, Log: m.log,
+		})
+	})
+	g.Go(func() error { return s.Run(ctx) })
+	g.Go(func() error { return m.api.SweepExpired(ctx) })
+	return g.Wait()
+}
+
+// bind hands the scheduler's decisions to the API, many in one log entry.
+func (d *duties) bind(ctx context.Context, term uint64, bindings []scheduler.Binding) []error {
+	out := make([]api.Binding, len(bindings))
+	for i, b := range bindings {
+		out[i] = api.Binding{Namespace: b.Namespace, Name: b.Name, UID: b.UID, Node: b.Node}
+	}
+	return d.master.api.Bind(ctx, term, out)
+}
+
+// catchUp waits until the informers show everything that was committed when this leadership began.
+func (d *duties) catchUp(ctx context.Context) error {
+	for typ, ok := range d.informers.WaitForCacheSync(ctx.Done()) {
+		if !ok {
+			return fmt.Errorf("the informer of %v did not fill: %w", typ, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// Explain implements api.Explainer; api sends the question to the leader.
+func (d *duties) Explain(ctx context.Context, namespace, name string) (any, error) {
+	s := d.scheduler.Load()
+	if s == nil {
+		return nil, apierrors.NewServiceUnavailable("the scheduler is not at work on this master; ask again in a second")
+	}
+	return s.Explain(ctx, namespace, name)
+}
+
+// endpoints are the addresses of all masters.
+func (m *Master) endpoints() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, member := range m.node.Configuration() {
+		if a, err := netip.ParseAddrPort(member.Addr); err == nil {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+type heartbeats struct{ api *api.Server }
+
+func (h heartbeats) Last(node string) (time.Time, bool) { return h.api.Heartbeat(node) }
+
+// basicNamespaces exist in every cluster.
+var basicNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease}
+
+// ensureBasics makes what every cluster has; on all but the first leadership it only looks.
+func ensureBasics(ctx context.Context, client kubernetes.Interface) error {
+	for _, name := range basicNamespaces {
+		_, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+			_, err = client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{})
+		}
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("make namespace %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+var errNoAddress = errors.New("no default route")

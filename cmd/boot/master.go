@@ -1,0 +1,253 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+
+	"mgr/api"
+	"mgr/api/admission"
+	"mgr/api/auth"
+	"mgr/api/join"
+	"mgr/cmd/admin"
+	"mgr/fsm"
+	"mgr/pki"
+	"mgr/raftnode"
+	"mgr/tunnel"
+)
+
+// Names that every cluster has.
+const (
+	ClusterDomain = "cluster.local"
+	issuer        = "https://kubernetes.default.svc." + ClusterDomain
+)
+
+// MasterConfig is the command line of a master.
+type MasterConfig struct {
+	ID          string
+	Advertise   string // IP address; "": that of the default route
+	Port        int
+	Dir         string
+	ClusterInit bool
+	Join        []string // https://host:port of masters
+	Token       string
+	ServiceCIDR string
+	PodCIDR     string
+
+	NodeGrace     time.Duration
+	PodToleration time.Duration
+	Log           *slog.Logger
+}
+
+// Master is a peer of the quorum with everything that runs beside it.
+type Master struct {
+	cfg      MasterConfig
+	log      *slog.Logger
+	addr     netip.AddrPort
+	services netip.Prefix
+	pods     netip.Prefix
+
+	authority *pki.Authority
+	cert      *pki.Renewing
+	node      *raftnode.Node
+	tunnels   *tunnel.Registry
+	api       *api.Server
+	duties    *duties
+	admin     kubernetes.Interface // in process, as the administrator
+}
+
+// RunMaster runs a master until ctx is done; then it hands leadership over and stops.
+func RunMaster(ctx context.Context, cfg MasterConfig) error {
+	m := &Master{cfg: cfg, log: cfg.Log.With("master", cfg.ID)}
+	if err := m.prepare(); err != nil {
+		return err
+	}
+	if err := m.trust(ctx); err != nil {
+		return err
+	}
+	// The port first: what joins the quorum must be reachable by it.
+	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
+	if err != nil {
+		return fmt.Errorf("open the port: %w", err)
+	}
+	defer listener.Close()
+	if err := m.assemble(); err != nil {
+		return err
+	}
+	defer m.close()
+	return m.run(ctx, listener)
+}
+
+// prepare checks the configuration and fills in what can be found out.
+func (m *Master) prepare() error {
+	c := &m.cfg
+	if c.ID == "" {
+		return errors.New("the master needs a name: --id")
+	}
+	if c.Advertise == "" {
+		ip, err := defaultAddress()
+		if err != nil {
+			return fmt.Errorf("find this machine's address: %w: name it with --advertise", err)
+		}
+		c.Advertise = ip.String()
+	}
+	ip, err := netip.ParseAddr(c.Advertise)
+	if err != nil {
+		return fmt.Errorf("--advertise %q: use an IP address", c.Advertise)
+	}
+	m.addr = netip.AddrPortFrom(ip, uint16(c.Port))
+	if m.services, err = netip.ParsePrefix(c.ServiceCIDR); err != nil {
+		return fmt.Errorf("--service-cidr: %w", err)
+	}
+	if m.pods, err = netip.ParsePrefix(c.PodCIDR); err != nil {
+		return fmt.Errorf("--pod-cidr: %w", err)
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	return os.Chmod(c.Dir, 0o700)
+}
+
+func (m *Master) pkiDir() string { return filepath.Join(m.cfg.Dir, "pki") }
+
+// trust loads the cluster's keys, makes those of a new cluster, or gets them from a master of the cluster that it joins.
+func (m *Master) trust(ctx context.Context) error {
+	var err error
+	switch {
+	case pki.Exists(m.pkiDir()):
+		m.authority, err = pki.Load(m.pkiDir())
+	case m.cfg.ClusterInit:
+		m.authority, err = pki.Bootstrap(m.pkiDir())
+	case len(m.cfg.Join) > 0:
+		m.authority, err = m.joinTrust(ctx)
+	default:
+		return fmt.Errorf("this master has no data in %s: start a new cluster with --cluster-init, or join one with --join and --token", m.cfg.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	id := pki.Master(m.cfg.ID, ClusterDomain, net.IP(apiServiceIP(m.services).AsSlice()), m.cfg.Advertise)
+	m.cert, err = m.authority.MasterCertificate(id, m.log)
+	return err
+}
+
+// apiServiceIP is the first address of the service network: the service "kubernetes".
+func apiServiceIP(services netip.Prefix) netip.Addr { return services.Masked().Addr().Next() }
+
+// dnsIP is the tenth address of the service network.
+func dnsIP(services netip.Prefix) netip.Addr {
+	ip := services.Masked().Addr()
+	for range 10 {
+		ip = ip.Next()
+	}
+	return ip
+}
+
+// assemble makes the parts, from the state machine up.
+func (m *Master) assemble() error {
+	machine := fsm.New(fsm.Options{})
+	var err error
+	m.node, err = raftnode.Open(raftnode.Config{
+		ID: m.cfg.ID, Addr: m.addr.String(), Dir: filepath.Join(m.cfg.Dir, "raft"), FSM: machine, Log: m.log,
+		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
+			return pki.DialRaft(ctx, m.authority.Trust, m.cert, addr, id)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("open the quorum's log: %w", err)
+	}
+	reader := api.NewReader(m.node)
+	authn, err := auth.New(auth.Config{Reader: reader, CatchUp: m.node.ReadIndex, SigningKey: m.authority.SigningKey, Issuer: issuer})
+	if err != nil {
+		return err
+	}
+	m.tunnels = tunnel.NewRegistry(m.log)
+	m.duties = &duties{master: m}
+	joins := join.New(join.Config{
+		Authority: m.authority, Reader: reader, Nodes: authn.Nodes, Log: m.log,
+		Client:    func() kubernetes.Interface { return m.admin },
+		AddMember: m.addMember,
+	})
+	m.api, err = api.New(api.Config{
+		Quorum:        m.node,
+		Authenticator: authn,
+		Authorizer:    auth.NewAuthorizer(auth.AuthorizerConfig{Reader: reader, CatchUp: m.node.ReadIndex}),
+		Admission: admission.New(admission.Config{
+			Reader: reader, CatchUp: m.node.ReadIndex, TolerationSeconds: int64(m.cfg.PodToleration / time.Second),
+			NodeRegistered: joins.NodeRegistered,
+		}),
+		Dialer:    m.tunnels,
+		Tokens:    tokenIssuer{authn.Tokens},
+		Explainer: m.duties,
+		Peers:     m.peerTransport(),
+		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
+		Members:   func() any { return m.node.Members() },
+		Public:    joins.Public(),
+		Extra:     joins.Extra(),
+		Log:       m.log,
+	})
+	if err != nil {
+		return err
+	}
+	m.admin, err = kubernetes.NewForConfig(m.api.Loopback(pki.AdminName, []string{pki.OrgAdmins}, 0))
+	if err != nil {
+		return err
+	}
+	return m.duties.prepare()
+}
+
+// peerTransport carries requests to other masters, which prove to be one.
+func (m *Master) peerTransport() http.RoundTripper {
+	return &http.Transport{
+		TLSClientConfig:     pki.ClientTLS(m.authority.Trust, m.cert, pki.ServerName),
+		DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 64,
+		IdleConnTimeout:     90 * time.Second,
+	}
+}
+
+// run serves until ctx is done or a part fails for good.
+func (m *Master) run(ctx context.Context, listener net.Listener) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { m.cert.Run(ctx); return nil })
+	port := &pki.Port{
+		Trust: m.authority.Trust, Cert: m.cert, Log: m.log, HTTP: m.api.Handler(),
+		Raft:  m.serveRaft,
+		Agent: m.serveAgent,
+	}
+	// The port outlives the quorum's hand-over, which needs it.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return port.Serve(serving, listener) })
+	g.Go(func() error { return m.duties.run(ctx) })
+	g.Go(func() error {
+		m.node.RunAsLeader(ctx, m.duties.lead)
+		return nil
+	})
+	g.Go(func() error {
+		defer stopServing()
+		<-ctx.Done()
+		m.leave()
+		return nil
+	})
+	if err := m.enter(ctx); err != nil && ctx.Err() == nil {
+		stopServing()
+		return err
+	}
+	if err := m.writeKubeconfig(); err != nil {
+		m.log.Warn("the administrator's kubeconfig was not written", "err", err)
+	}
+	m.log.Info("master is up", "addr", m.addr)
+	return g.Wait()
+}
