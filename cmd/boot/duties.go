@@ -2,7 +2,6 @@ package boot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync/atomic"
@@ -149,7 +148,7 @@ func (d *duties) Explain(ctx context.Context, namespace, name string) (any, erro
 // endpoints are the addresses of all masters.
 func (m *Master) endpoints() []netip.AddrPort {
 	var all []netip.AddrPort
-	for _, member := range m.node.Configuration() {
+	for _, member := range m.node.Peers() {
 		if a, err := netip.ParseAddrPort(member.Addr); err == nil {
 			all = append(all, a)
 		}
@@ -178,5 +177,3 @@ func ensureBasics(ctx context.Context, client kubernetes.Interface) error {
 	}
 	return nil
 }
-
-var errNoAddress = errors.New("no default route")

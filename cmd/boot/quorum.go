@@ -3,9 +3,13 @@ package boot
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -13,17 +17,78 @@ import (
 
 	"mgr/cmd/admin"
 	"mgr/pki"
+	"mgr/pki/enroll"
 )
+
+// joinedFile marks a master that has been a member: if the quorum no longer knows it, it was removed on purpose.
+const joinedFile = "joined"
 
 // enter makes this master a member: of a new quorum, of the one it joins, or of the one that its log remembers.
 func (m *Master) enter(ctx context.Context) error {
-	if m.node.HasState() {
-		return nil
+	marker := filepath.Join(m.cfg.Dir, joinedFile)
+	_, err := os.Stat(marker)
+	was := err == nil
+	switch {
+	case m.node.IsMember(m.cfg.ID):
+	case was:
+		return fmt.Errorf("this master was removed from its quorum; to join again as a new one, delete %s and give --join and --token", m.cfg.Dir)
+	case m.cfg.ClusterInit:
+		err = m.node.Bootstrap()
+	default:
+		err = m.joinQuorum(ctx)
 	}
-	if m.cfg.ClusterInit {
-		return m.node.Bootstrap()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return m.joinQuorum(ctx)
+	return os.WriteFile(marker, nil, 0o600)
+}
+
+// joinTrust gets the cluster's keys from one of its masters, which proves itself by the hash in the token first.
+func (m *Master) joinTrust(ctx context.Context) (*pki.Authority, error) {
+	if m.cfg.Token == "" {
+		return nil, errors.New("joining needs a server token: --token or --token-file (mgr token create --role server)")
+	}
+	reply, err := enroll.JoinServer(ctx, m.cfg.Join, m.cfg.Token, m.cfg.ID)
+	if err != nil {
+		return nil, err
+	}
+	var settings clusterSettings
+	if err := json.Unmarshal(reply.Config, &settings); err != nil {
+		return nil, fmt.Errorf("join the cluster: its settings: %w", err)
+	}
+	if settings.Services != m.services || settings.Pods != m.pods {
+		return nil, fmt.Errorf("the cluster uses --service-cidr %s --pod-cidr %s: start this master with the same", settings.Services, settings.Pods)
+	}
+	authority, err := pki.FromSecrets(reply.Secrets)
+	if err != nil {
+		return nil, err
+	}
+	return authority, authority.Save(m.pkiDir())
+}
+
+// joinQuorum asks the masters to take this one in, until one does: right after a start there may be no leader yet.
+func (m *Master) joinQuorum(ctx context.Context) error {
+	self := enroll.Member{ID: m.cfg.ID, Addr: m.addr.String()}
+	retry := time.NewTicker(time.Second)
+	defer retry.Stop()
+	for {
+		err := enroll.AddMember(ctx, m.authority.Trust, m.cert, m.cfg.Join, self)
+		var refused *enroll.Refused
+		if err == nil || errors.As(err, &refused) { // a refusal is final
+			return err
+		}
+		m.log.Info("the quorum has not taken this master in yet", "err", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-retry.C:
+		}
+	}
+}
+
+// settings are what joining masters and nodes are told.
+func (m *Master) settings() clusterSettings {
+	return clusterSettings{Services: m.services, Pods: m.pods, Domain: ClusterDomain}
 }
 
 // leave hands leadership over, so that a planned stop does not cost an election.
@@ -67,7 +132,7 @@ func (m *Master) writeKubeconfig() error {
 	}
 	// This master first; the others as the quorum knows them now.
 	masters := []admin.Endpoint{{ID: m.cfg.ID, Addr: m.addr}}
-	for _, member := range m.node.Configuration() {
+	for _, member := range m.node.Peers() {
 		if a, err := netip.ParseAddrPort(member.Addr); err == nil && member.ID != m.cfg.ID {
 			masters = append(masters, admin.Endpoint{ID: member.ID, Addr: a})
 		}
@@ -84,7 +149,7 @@ func defaultAddress() (netip.Addr, error) {
 	// No packet is sent: connecting a UDP socket only asks the routing table.
 	conn, err := net.Dial("udp", "192.0.2.1:9")
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("%w: %w", errNoAddress, err)
+		return netip.Addr{}, fmt.Errorf("no default route: %w", err)
 	}
 	defer conn.Close()
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), nil

@@ -1,0 +1,232 @@
+package boot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"mgr/agent"
+	"mgr/agent/containerd"
+	"mgr/agent/daemon"
+	"mgr/agent/masters"
+	"mgr/netproxy"
+	"mgr/pki"
+	"mgr/pki/enroll"
+)
+
+// NodeConfig is the command line of an agent.
+type NodeConfig struct {
+	Name        string
+	IP          string // "": that of the default route
+	Dir         string
+	Join        []string
+	Token       string
+	Labels      []string // key=value
+	ManifestDir string
+	ServiceMode string // iptables or userspace
+	Balance     string // roundrobin or random
+	Containerd  string // socket of the host's; "": embedded
+	Log         *slog.Logger
+}
+
+// Node is everything that runs on a node.
+type Node struct {
+	cfg     NodeConfig
+	log     *slog.Logger
+	ip      netip.Addr
+	labels  map[string]string
+	cluster clusterSettings
+	machine *enroll.Machine
+	cert    *pki.Renewing
+	masters *masters.Transport
+	client  kubernetes.Interface
+}
+
+// clusterSettings are what every node must agree on; a master tells them when a node joins, and the node keeps them.
+type clusterSettings struct {
+	Services netip.Prefix `json:"services"`
+	Pods     netip.Prefix `json:"pods"`
+	Domain   string       `json:"domain"`
+}
+
+const settingsFile = "cluster.json"
+
+// RunNode runs a node until ctx is done; its pods go on.
+func RunNode(ctx context.Context, cfg NodeConfig) error {
+	n := &Node{cfg: cfg, log: cfg.Log.With("node", cfg.Name)}
+	if err := n.prepare(); err != nil {
+		return err
+	}
+	if err := n.join(ctx); err != nil {
+		return err
+	}
+	return n.run(ctx)
+}
+
+func (n *Node) prepare() error {
+	c := &n.cfg
+	if c.Name == "" {
+		return errors.New("the node needs a name: --node-name")
+	}
+	var err error
+	if c.IP == "" {
+		if n.ip, err = defaultAddress(); err != nil {
+			return fmt.Errorf("find this machine's address: %w: name it with --node-ip", err)
+		}
+	} else if n.ip, err = netip.ParseAddr(c.IP); err != nil {
+		return fmt.Errorf("--node-ip %q: use an IP address", c.IP)
+	}
+	n.labels = map[string]string{}
+	for _, l := range c.Labels {
+		key, value, ok := strings.Cut(l, "=")
+		if !ok {
+			return fmt.Errorf("--node-label %q: use key=value", l)
+		}
+		n.labels[key] = value
+	}
+	if c.ServiceMode != "iptables" && c.ServiceMode != "userspace" {
+		return fmt.Errorf("--service-mode %q: use iptables or userspace", c.ServiceMode)
+	}
+	if c.Balance != "roundrobin" && c.Balance != "random" {
+		return fmt.Errorf("--balance %q: use roundrobin or random", c.Balance)
+	}
+	return os.MkdirAll(c.Dir, 0o700)
+}
+
+// join makes this machine a node, once; later starts remember.
+func (n *Node) join(ctx context.Context) error {
+	dir := filepath.Join(n.cfg.Dir, "pki")
+	var err error
+	n.machine, err = enroll.Load(dir)
+	switch {
+	case err == nil:
+		err = n.loadSettings()
+	case errors.Is(err, fs.ErrNotExist):
+		err = n.joinFirst(ctx, dir)
+	}
+	if err != nil {
+		return err
+	}
+	n.cert, err = n.machine.Renewing(func() []string { return n.masters.Servers() }, n.log)
+	if err != nil {
+		return err
+	}
+	n.masters = masters.New(addresses(n.cfg.Join), pki.ClientTLS(n.machine.Trust, n.cert, pki.ServerName))
+	n.client, err = kubernetes.NewForConfig(n.restConfig())
+	return err
+}
+
+func (n *Node) joinFirst(ctx context.Context, dir string) error {
+	if len(n.cfg.Join) == 0 || n.cfg.Token == "" {
+		return fmt.Errorf("this machine is no node yet: give --join https://MASTER:6443 and --token (mgr token create --role agent)")
+	}
+	machine, reply, err := enroll.Join(ctx, dir, n.cfg.Join, n.cfg.Token, n.cfg.Name)
+	if err != nil {
+		return fmt.Errorf("join the cluster: %w", err)
+	}
+	n.machine = machine
+	if err := json.Unmarshal(reply.Config, &n.cluster); err != nil {
+		return fmt.Errorf("join the cluster: its settings: %w", err)
+	}
+	return pki.WriteFile(filepath.Join(n.cfg.Dir, settingsFile), reply.Config)
+}
+
+func (n *Node) loadSettings() error {
+	path := filepath.Join(n.cfg.Dir, settingsFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read what the cluster told this node: %w", err)
+	}
+	if err := json.Unmarshal(b, &n.cluster); err != nil {
+		return fmt.Errorf("%s is damaged: %w: remove %s and join again", path, err, n.cfg.Dir)
+	}
+	return nil
+}
+
+// restConfig is an API client that goes on at another master when one is gone.
+func (n *Node) restConfig() *rest.Config {
+	return &rest.Config{
+		Host: "https://" + pki.ServerName, QPS: -1, UserAgent: "mgr-agent",
+		ContentConfig: rest.ContentConfig{AcceptContentTypes: "application/json", ContentType: "application/json"},
+		Transport:     n.masters,
+	}
+}
+
+// run starts containerd, the network and the agent, and waits for all of it.
+func (n *Node) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { n.cert.Run(ctx); return nil })
+	socket, err := n.runtimeSocket(ctx)
+	if err != nil {
+		return err
+	}
+	runtime, err := containerd.New(ctx, containerd.Config{Address: socket, Dir: n.cfg.Dir, Log: n.log})
+	if err != nil {
+		return fmt.Errorf("connect to containerd: %w", err)
+	}
+	defer runtime.Close()
+	shared := informers.NewSharedInformerFactory(n.client, 0)
+	proxy, err := netproxy.New(netproxy.Config{
+		NodeName: n.cfg.Name, NodeIP: n.ip, Dir: filepath.Join(n.cfg.Dir, "network"), Informers: shared,
+		PodCIDR: n.cluster.Pods, ServiceCIDR: n.cluster.Services, ClusterDNS: dnsIP(n.cluster.Services),
+		ClusterDomain: n.cluster.Domain, Mode: n.cfg.ServiceMode, Balance: n.cfg.Balance, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	a, err := agent.New(agent.Config{
+		NodeName: n.cfg.Name, Dir: n.cfg.Dir, Client: n.client, Informers: shared,
+		Runtime: runtime, Network: proxy.Network(), NodeIPs: []netip.Addr{n.ip}, Labels: n.labels,
+		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir,
+		Masters: n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	shared.StartWithContext(ctx)
+	defer shared.Shutdown()
+	g.Go(func() error { return proxy.Run(ctx) })
+	g.Go(func() error { return a.Run(ctx) })
+	return g.Wait()
+}
+
+// runtimeSocket starts or adopts the embedded containerd, which outlives this process.
+func (n *Node) runtimeSocket(ctx context.Context) (string, error) {
+	if n.cfg.Containerd != "" {
+		return n.cfg.Containerd, nil
+	}
+	d, err := daemon.Ensure(ctx, daemon.Config{Dir: n.cfg.Dir, Log: n.log})
+	if err != nil {
+		return "", err
+	}
+	return d.Address(), nil
+}
+
+func (n *Node) dialTunnel(ctx context.Context, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return pki.DialAgent(ctx, n.machine.Trust, n.cert, addr)
+}
+
+// addresses turns https://host:port into host:port.
+func addresses(urls []string) []string {
+	var out []string
+	for _, u := range urls {
+		out = append(out, strings.TrimSuffix(strings.TrimPrefix(u, "https://"), "/"))
+	}
+	return out
+}
