@@ -154,4 +154,3 @@ func defaultAddress() (netip.Addr, error) {
 	defer conn.Close()
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr(), nil
 }
-
