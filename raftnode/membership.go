@@ -106,6 +106,19 @@ func (n *Node) IsMember(id string) bool {
 	return ok
 }
 
+// Peers lists the members without asking them: ID, Addr and Role only.
+func (n *Node) Peers() []Member {
+	leader, _, _ := n.Leader()
+	var all []Member
+	for _, s := range n.servers() {
+		all = append(all, Member{ID: string(s.ID), Addr: string(s.Address), Role: role(s, leader)})
+	}
+	return all
+}
+
+// Voter says whether the member counts for a quorum.
+func (m Member) Voter() bool { return m.Role != "nonvoter" }
+
 // Members asks all peers how they are, for at most Timing.RPC. It can be called on any peer.
 func (n *Node) Members() []Member {
 	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.RPC)

@@ -148,7 +148,7 @@ func (d *duties) Explain(ctx context.Context, namespace, name string) (any, erro
 // endpoints are the addresses of all masters.
 func (m *Master) endpoints() []netip.AddrPort {
 	var all []netip.AddrPort
-	for _, member := range m.node.Peers() {
+	for _, member := range m.members() {
 		if a, err := netip.ParseAddrPort(member.Addr); err == nil {
 			all = append(all, a)
 		}

@@ -14,15 +14,18 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"mgr/api"
 	"mgr/api/admission"
 	"mgr/api/auth"
 	"mgr/api/join"
-	"mgr/cmd/admin"
 	"mgr/fsm"
 	"mgr/pki"
+	"mgr/pki/enroll"
 	"mgr/raftnode"
 	"mgr/tunnel"
 )
@@ -63,6 +66,7 @@ type Master struct {
 	node      *raftnode.Node
 	tunnels   *tunnel.Registry
 	api       *api.Server
+	joins     *join.Server
 	duties    *duties
 	admin     kubernetes.Interface // in process, as the administrator
 }
@@ -174,18 +178,15 @@ func (m *Master) assemble() error {
 	}
 	m.tunnels = tunnel.NewRegistry(m.log)
 	m.duties = &duties{master: m}
-	joins := join.New(join.Config{
-		Authority: m.authority, Reader: reader, Nodes: authn.Nodes, Log: m.log,
-		Client:    func() kubernetes.Interface { return m.admin },
-		AddMember: m.addMember,
-	})
 	m.api, err = api.New(api.Config{
 		Quorum:        m.node,
 		Authenticator: authn,
 		Authorizer:    auth.NewAuthorizer(auth.AuthorizerConfig{Reader: reader, CatchUp: m.node.ReadIndex}),
 		Admission: admission.New(admission.Config{
 			Reader: reader, CatchUp: m.node.ReadIndex, TolerationSeconds: int64(m.cfg.PodToleration / time.Second),
-			NodeRegistered: joins.NodeRegistered,
+			NodeRegistered: func(ctx context.Context, node string, uid types.UID) error {
+				return m.joins.Keys.Registered(ctx, node, uid)
+			},
 		}),
 		Dialer:    m.tunnels,
 		Tokens:    tokenIssuer{authn.Tokens},
@@ -193,8 +194,8 @@ func (m *Master) assemble() error {
 		Peers:     m.peerTransport(),
 		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
 		Members:   func() any { return m.node.Members() },
-		Public:    joins.Public(),
-		Extra:     joins.Extra(),
+		Public:    routes(m.serveJoins, enroll.PathCA, enroll.PathJoinAgent, enroll.PathJoinServer),
+		Extra:     routes(m.serveJoins, enroll.PathRenew, enroll.PathMembers, enroll.PathTokens),
 		Log:       m.log,
 	})
 	if err != nil {
@@ -204,7 +205,34 @@ func (m *Master) assemble() error {
 	if err != nil {
 		return err
 	}
+	m.joins = join.New(join.Config{
+		Authority: m.authority, Reader: reader, CatchUp: m.node.ReadIndex, Client: m.admin,
+		Members: m.members, AddMember: m.node.Join,
+		ClusterConfig: func() any { return m.settings() }, Log: m.log,
+	})
 	return m.duties.prepare()
+}
+
+// serveJoins goes through m.joins, which is made after the API server because it writes through it.
+func (m *Master) serveJoins(w http.ResponseWriter, r *http.Request) { m.joins.ServeHTTP(w, r) }
+
+func routes(h http.HandlerFunc, paths ...string) map[string]http.Handler {
+	all := map[string]http.Handler{}
+	for _, p := range paths {
+		all[p] = h
+	}
+	return all
+}
+
+// tokenIssuer lets the API server sign service-account tokens.
+type tokenIssuer struct{ *auth.Tokens }
+
+func (t tokenIssuer) IssueToken(ctx context.Context, account *corev1.ServiceAccount, request *authenticationv1.TokenRequest) error {
+	issued, err := t.Issue(ctx, account.Namespace, account.Name, request)
+	if err == nil {
+		*request = *issued
+	}
+	return err
 }
 
 // peerTransport carries requests to other masters, which prove to be one.

@@ -118,9 +118,13 @@ func (m *Master) serveAgent(conn *tls.Conn, peer pki.Peer) {
 	}
 }
 
-// addMember is called on the leader for a master that has proved its right to join.
-func (m *Master) addMember(ctx context.Context, id, addr string) error {
-	return m.node.Join(ctx, id, addr)
+// members are all masters, as the quorum knows them now.
+func (m *Master) members() []enroll.Member {
+	var all []enroll.Member
+	for _, p := range m.node.Peers() {
+		all = append(all, enroll.Member{ID: p.ID, Addr: p.Addr})
+	}
+	return all
 }
 
 // writeKubeconfig leaves the administrator's way in on this machine, for root.
@@ -132,7 +136,7 @@ func (m *Master) writeKubeconfig() error {
 	}
 	// This master first; the others as the quorum knows them now.
 	masters := []admin.Endpoint{{ID: m.cfg.ID, Addr: m.addr}}
-	for _, member := range m.node.Peers() {
+	for _, member := range m.members() {
 		if a, err := netip.ParseAddrPort(member.Addr); err == nil && member.ID != m.cfg.ID {
 			masters = append(masters, admin.Endpoint{ID: member.ID, Addr: a})
 		}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -82,18 +81,13 @@ func printMembers(c *env, members []admin.Member) error {
 }
 
 // fetch gets one of our own JSON documents from the API server.
-func fetch[T any](ctx context.Context, c *env, path string, query ...string) (T, error) {
+func fetch[T any](ctx context.Context, c *env, path string) (T, error) {
 	var v T
 	client, err := c.client()
 	if err != nil {
 		return v, err
 	}
-	req := client.RESTClient().Get().AbsPath(path)
-	for _, q := range query {
-		name, value, _ := strings.Cut(q, "=")
-		req = req.Param(name, value)
-	}
-	body, err := req.Do(ctx).Raw()
+	body, err := client.RESTClient().Get().AbsPath(path).Do(ctx).Raw()
 	if err != nil {
 		return v, err
 	}

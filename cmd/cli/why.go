@@ -29,7 +29,7 @@ would help. Answers come from the scheduler at work, not from a guess.`,
 			if err != nil {
 				return err
 			}
-			why, err := fetch[scheduler.Explanation](cmd.Context(), c, admin.WhyPath, "namespace="+ns, "name="+name)
+			why, err := fetch[scheduler.Explanation](cmd.Context(), c, admin.WhyPath+"/"+ns+"/"+name)
 			if err != nil {
 				return err
 			}
