@@ -6,7 +6,7 @@ VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 X           := -X k8s.io/component-base/version.gitVersion=$(KUBE)+mgr -X k8s.io/component-base/version.gitMajor=1 \
                -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/component-base/version.gitCommit=$(VERSION)
 LDFLAGS     := -s -w $(X)
-EMBED       := agent/daemon/embedded/shim.gz demo/embedded/demo.tar.gz
+EMBED       := agent/embedded/files/shim.gz agent/embedded/files/demo.tar.gz
 SOURCES     := $(shell find . -name '*.go' -not -path './bin/*') go.mod go.sum
 APT         := runc iptables iproute2 conntrack busybox-static
 KLOAD       ?= ../shared/tools/kload
@@ -66,12 +66,9 @@ deps: ## install the Debian packages that are missing
 	fi
 
 # The shim runs once for each pod, so it is a small program of its own, carried inside the binary; so is the demo image.
-agent/daemon/embedded/shim.gz: $(wildcard cmd/mgr-shim/*.go) go.mod go.sum
-	go build -ldflags "-s -w" -o bin/mgr-shim ./cmd/mgr-shim
-	gzip -9nc bin/mgr-shim > $@
-
-demo/embedded/demo.tar.gz: $(wildcard demo/*.go demo/*/*.go cmd/mkimage/*.go) go.mod go.sum
-	go run ./cmd/mkimage -demo -o $@
+$(EMBED) &: $(wildcard cmd/mgr-shim/*.go demo/*.go cmd/mkimage/*.go agent/image/*.go) go.mod go.sum
+	go run ./cmd/mkimage embed
+	@touch $(EMBED)
 
 bin/mgr: $(EMBED) $(SOURCES) cmd/local/demo.yaml
 	@mkdir -p bin
@@ -82,7 +79,7 @@ images: bin/images/busybox.tar.gz
 
 bin/images/busybox.tar.gz: $(wildcard cmd/mkimage/*.go)
 	@mkdir -p bin/images
-	go run ./cmd/mkimage -busybox -o $@
+	go run ./cmd/mkimage busybox $@
 
 bin/kload: $(wildcard $(KLOAD)/*.go)
 	go build -C $(KLOAD) -o $(CURDIR)/$@ .

@@ -170,11 +170,13 @@ func (n *Node) restConfig() *rest.Config {
 func (n *Node) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { n.cert.Run(ctx); return nil })
-	socket, err := n.runtimeSocket(ctx)
+	// It outlives this process; the next one adopts it.
+	d, err := daemon.Ensure(ctx, daemon.Config{Dir: n.cfg.Dir, Address: n.cfg.Containerd, Log: n.log})
 	if err != nil {
 		return err
 	}
-	runtime, err := containerd.New(ctx, containerd.Config{Address: socket, Dir: n.cfg.Dir, Log: n.log})
+	defer d.Release()
+	runtime, err := containerd.Open(ctx, containerd.Config{Address: d.Address(), Shim: d.Shim(), Dir: n.cfg.Dir, Log: n.log})
 	if err != nil {
 		return fmt.Errorf("connect to containerd: %w", err)
 	}
@@ -202,18 +204,6 @@ func (n *Node) run(ctx context.Context) error {
 	g.Go(func() error { return proxy.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
 	return g.Wait()
-}
-
-// runtimeSocket starts or adopts the embedded containerd, which outlives this process.
-func (n *Node) runtimeSocket(ctx context.Context) (string, error) {
-	if n.cfg.Containerd != "" {
-		return n.cfg.Containerd, nil
-	}
-	d, err := daemon.Ensure(ctx, daemon.Config{Dir: n.cfg.Dir, Log: n.log})
-	if err != nil {
-		return "", err
-	}
-	return d.Address(), nil
 }
 
 func (n *Node) dialTunnel(ctx context.Context, addr string) (net.Conn, error) {

@@ -6,6 +6,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -28,8 +29,12 @@ import (
 
 // Main runs the command line args (args[0] is the program) and returns the exit code.
 func Main(args []string) int {
-	if len(args) > 1 && args[1] == daemon.Command {
-		return daemon.Main(args[1:])
+	if len(args) > 1 && args[1] == daemon.Subcommand {
+		if err := daemon.Main(context.Background(), args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "containerd:", err)
+			return 1
+		}
+		return 0
 	}
 	if err := useOwnFiles(); err != nil {
 		fmt.Fprintln(os.Stderr, "mgr:", err)

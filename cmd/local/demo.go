@@ -21,8 +21,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/restmapper"
 
+	"mgr/agent/embedded"
 	"mgr/cmd/admin"
-	"mgr/demo"
 )
 
 //go:embed demo.yaml
@@ -50,7 +50,7 @@ func (u *Up) demoSteps() []step {
 }
 
 func (u *Up) importDemo(ctx context.Context, _ func(string)) error {
-	archive, err := demo.Archive()
+	archive, err := embedded.DemoImage()
 	if err != nil {
 		return err
 	}

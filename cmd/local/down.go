@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/mount-utils"
 
-	"mgr/agent/daemon"
+	"mgr/agent/containerd"
 	"mgr/cmd/local/netns"
 )
 
@@ -122,7 +122,7 @@ func cleanNodes(ctx context.Context, spec Spec) error {
 	}
 	var errs []error
 	for _, dir := range nodes {
-		if err := daemon.Cleanup(ctx, dir); err != nil {
+		if err := containerd.Cleanup(ctx, dir); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", filepath.Base(dir), err))
 		}
 	}
