@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -156,9 +157,9 @@ func serviceFollowsReadiness(t *testing.T, c *cluster.Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Must(t, "exec", names[0], "--", "/demo", "ready", "off")
+	setReady(t, c, names[0], false)
 	follow("an unready backend is left out", 2, names[0])
-	c.Must(t, "exec", names[0], "--", "/demo", "ready", "on")
+	setReady(t, c, names[0], true)
 	follow("it is back when it is ready again", 3, "")
 	c.Must(t, "delete", "pod", names[1], "--wait=false")
 	follow("a deleted backend is replaced", 3, names[1])
@@ -166,6 +167,16 @@ func serviceFollowsReadiness(t *testing.T, c *cluster.Cluster) {
 	follow("scaling adds backends", 5, "")
 	c.Must(t, "scale", "deployment", "hello", "--replicas", "3")
 	follow("scaling down removes them", 3, "")
+}
+
+// setReady makes the demo's readiness probe succeed or fail, through the API's proxy to the pod.
+func setReady(t *testing.T, c *cluster.Cluster, pod string, ready bool) {
+	t.Helper()
+	err := c.Kube.CoreV1().RESTClient().Put().Namespace("default").Resource("pods").Name(pod+":8080").SubResource("proxy").
+		Suffix("readyz").Param("ready", strconv.FormatBool(ready)).Do(t.Context()).Error()
+	if err != nil {
+		t.Fatalf("make %s ready=%v: %v", pod, ready, err)
+	}
 }
 
 func clusterDNS(t *testing.T, c *cluster.Cluster) {
