@@ -15,7 +15,7 @@ import (
 
 // Paths of our own endpoints.
 const (
-	MembersPath = enroll.PathMembers
+	MembersPath = "/mgr/v1/members"
 	WhyPath     = "/mgr/v1/why"
 )
 

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"mgr/api"
 	"mgr/api/admission"
@@ -25,7 +25,6 @@ import (
 	"mgr/api/join"
 	"mgr/fsm"
 	"mgr/pki"
-	"mgr/pki/enroll"
 	"mgr/raftnode"
 	"mgr/tunnel"
 )
@@ -66,7 +65,6 @@ type Master struct {
 	node      *raftnode.Node
 	tunnels   *tunnel.Registry
 	api       *api.Server
-	joins     *join.Server
 	duties    *duties
 	admin     kubernetes.Interface // in process, as the administrator
 }
@@ -178,15 +176,24 @@ func (m *Master) assemble() error {
 	}
 	m.tunnels = tunnel.NewRegistry(m.log)
 	m.duties = &duties{master: m}
+	// Joining writes through the API server and is served by it.
+	late := &lateTransport{}
+	m.admin, err = kubernetes.NewForConfig(&rest.Config{Host: "http://in-process", QPS: -1, Transport: late})
+	if err != nil {
+		return err
+	}
+	joins := join.New(join.Config{
+		Authority: m.authority, Reader: reader, CatchUp: m.node.ReadIndex, Client: m.admin,
+		Members: m.members, AddMember: m.node.Join,
+		ClusterConfig: func() any { return m.settings() }, Log: m.log,
+	})
 	m.api, err = api.New(api.Config{
 		Quorum:        m.node,
 		Authenticator: authn,
 		Authorizer:    auth.NewAuthorizer(auth.AuthorizerConfig{Reader: reader, CatchUp: m.node.ReadIndex}),
 		Admission: admission.New(admission.Config{
 			Reader: reader, CatchUp: m.node.ReadIndex, TolerationSeconds: int64(m.cfg.PodToleration / time.Second),
-			NodeRegistered: func(ctx context.Context, node string, uid types.UID) error {
-				return m.joins.Keys.Registered(ctx, node, uid)
-			},
+			NodeRegistered: joins.NodeRegistered,
 		}),
 		Dialer:    m.tunnels,
 		Tokens:    tokenIssuer{authn.Tokens},
@@ -194,35 +201,21 @@ func (m *Master) assemble() error {
 		Peers:     m.peerTransport(),
 		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
 		Members:   func() any { return m.node.Members() },
-		Public:    routes(m.serveJoins, enroll.PathCA, enroll.PathJoinAgent, enroll.PathJoinServer),
-		Extra:     routes(m.serveJoins, enroll.PathRenew, enroll.PathMembers, enroll.PathTokens),
+		Public:    joins.Public(),
+		Extra:     joins.Extra(),
 		Log:       m.log,
 	})
 	if err != nil {
 		return err
 	}
-	m.admin, err = kubernetes.NewForConfig(m.api.Loopback(pki.AdminName, []string{pki.OrgAdmins}, 0))
-	if err != nil {
-		return err
-	}
-	m.joins = join.New(join.Config{
-		Authority: m.authority, Reader: reader, CatchUp: m.node.ReadIndex, Client: m.admin,
-		Members: m.members, AddMember: m.node.Join,
-		ClusterConfig: func() any { return m.settings() }, Log: m.log,
-	})
+	late.to = m.api.Loopback(pki.AdminName, []string{pki.OrgAdmins}, 0).Transport
 	return m.duties.prepare()
 }
 
-// serveJoins goes through m.joins, which is made after the API server because it writes through it.
-func (m *Master) serveJoins(w http.ResponseWriter, r *http.Request) { m.joins.ServeHTTP(w, r) }
+// lateTransport is the way into the API server, for a client that is made before the server.
+type lateTransport struct{ to http.RoundTripper }
 
-func routes(h http.HandlerFunc, paths ...string) map[string]http.Handler {
-	all := map[string]http.Handler{}
-	for _, p := range paths {
-		all[p] = h
-	}
-	return all
-}
+func (l *lateTransport) RoundTrip(r *http.Request) (*http.Response, error) { return l.to.RoundTrip(r) }
 
 // tokenIssuer lets the API server sign service-account tokens.
 type tokenIssuer struct{ *auth.Tokens }
