@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 type duties struct {
 	master    *Master
 	informers informers.SharedInformerFactory
+	byStorage map[string]cache.SharedIndexInformer // by the name under which the state keeps the objects
 	scheduler atomic.Pointer[scheduler.Scheduler]
 }
 
@@ -37,16 +39,17 @@ const controllerName = "system:mgr:controller"
 // prepare registers an informer for every kind but events, straight from the state, before anybody asks the factory for one.
 func (d *duties) prepare() error {
 	d.informers = informers.NewSharedInformerFactory(d.master.admin, 0)
+	d.byStorage = map[string]cache.SharedIndexInformer{}
 	for _, kind := range resource.All() {
 		if kind.TTL != 0 || kind.Stored != nil {
 			continue
 		}
 		lw := d.master.api.ListWatch(kind.GroupVersionResource)
-		d.informers.InformerFor(kind.New(), func(kubernetes.Interface, time.Duration) cache.SharedIndexInformer {
+		d.byStorage[kind.Storage()] = d.informers.InformerFor(kind.New(), func(kubernetes.Interface, time.Duration) cache.SharedIndexInformer {
 			return cache.NewSharedIndexInformer(lw, kind.New(), 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 		})
 	}
-	return controller.Prepare(d.informers)
+	return controller.Prepare(controller.Config{Informers: d.informers, Resources: resource.All()})
 }
 
 // run keeps the informers warm until ctx is done.
@@ -126,11 +129,32 @@ func (d *duties) bind(ctx context.Context, term uint64, bindings []scheduler.Bin
 	return d.master.api.Bind(ctx, term, out)
 }
 
-// catchUp waits until the informers show everything that was committed when this leadership began.
+// catchUp waits until the informers show everything that was committed before this leadership: a controller that did not see
+// what its predecessor made would make it again. Deletions may still be on their way; they only delay.
 func (d *duties) catchUp(ctx context.Context) error {
 	for typ, ok := range d.informers.WaitForCacheSync(ctx.Done()) {
 		if !ok {
 			return fmt.Errorf("the informer of %v did not fill: %w", typ, context.Cause(ctx))
+		}
+	}
+	state := d.master.node.FSM().State()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for name, informer := range d.byStorage {
+		newest := uint64(0)
+		for o := range state.Resource(name).List("", "") {
+			newest = max(newest, o.Revision)
+		}
+		for {
+			seen, err := strconv.ParseUint(informer.LastSyncResourceVersion(), 10, 64)
+			if err == nil && seen >= newest {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-tick.C:
+			}
 		}
 	}
 	return nil

@@ -14,10 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"mgr/api"
 	"mgr/api/admission"
@@ -176,14 +173,9 @@ func (m *Master) assemble() error {
 	}
 	m.tunnels = tunnel.NewRegistry(m.log)
 	m.duties = &duties{master: m}
-	// Joining writes through the API server and is served by it.
-	late := &lateTransport{}
-	m.admin, err = kubernetes.NewForConfig(&rest.Config{Host: "http://in-process", QPS: -1, Transport: late})
-	if err != nil {
-		return err
-	}
 	joins := join.New(join.Config{
-		Authority: m.authority, Reader: reader, CatchUp: m.node.ReadIndex, Client: m.admin,
+		Authority: m.authority, Reader: reader, CatchUp: m.node.ReadIndex,
+		Client:  func() kubernetes.Interface { return m.admin },
 		Members: m.members, AddMember: m.node.Join,
 		ClusterConfig: func() any { return m.settings() }, Log: m.log,
 	})
@@ -196,7 +188,7 @@ func (m *Master) assemble() error {
 			NodeRegistered: joins.NodeRegistered,
 		}),
 		Dialer:    m.tunnels,
-		Tokens:    tokenIssuer{authn.Tokens},
+		Tokens:    authn.Tokens,
 		Explainer: m.duties,
 		Peers:     m.peerTransport(),
 		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
@@ -208,24 +200,11 @@ func (m *Master) assemble() error {
 	if err != nil {
 		return err
 	}
-	late.to = m.api.Loopback(pki.AdminName, []string{pki.OrgAdmins}, 0).Transport
-	return m.duties.prepare()
-}
-
-// lateTransport is the way into the API server, for a client that is made before the server.
-type lateTransport struct{ to http.RoundTripper }
-
-func (l *lateTransport) RoundTrip(r *http.Request) (*http.Response, error) { return l.to.RoundTrip(r) }
-
-// tokenIssuer lets the API server sign service-account tokens.
-type tokenIssuer struct{ *auth.Tokens }
-
-func (t tokenIssuer) IssueToken(ctx context.Context, account *corev1.ServiceAccount, request *authenticationv1.TokenRequest) error {
-	issued, err := t.Issue(ctx, account.Namespace, account.Name, request)
-	if err == nil {
-		*request = *issued
+	m.admin, err = kubernetes.NewForConfig(m.api.Loopback(pki.AdminName, []string{pki.OrgAdmins}, 0))
+	if err != nil {
+		return err
 	}
-	return err
+	return m.duties.prepare()
 }
 
 // peerTransport carries requests to other masters, which prove to be one.
