@@ -187,6 +187,18 @@ func (h heartbeats) Last(node string) (time.Time, bool) { return h.api.Heartbeat
 // basicNamespaces exist in every cluster.
 var basicNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease}
 
+// basicsExist is a check of /readyz: a cluster without its namespaces is not ready for anybody.
+func basicsExist(reader *api.Reader) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for _, name := range basicNamespaces {
+			if _, err := reader.Get(ctx, corev1.Resource("namespaces"), "", name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // ensureBasics makes what every cluster has; on all but the first leadership it only looks.
 func ensureBasics(ctx context.Context, client kubernetes.Interface) error {
 	for _, name := range basicNamespaces {
