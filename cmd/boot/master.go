@@ -160,7 +160,7 @@ func (m *Master) assemble() error {
 	machine := fsm.New(fsm.Options{})
 	var err error
 	m.node, err = raftnode.Open(raftnode.Config{
-		ID: m.cfg.ID, Addr: m.addr.String(), Dir: filepath.Join(m.cfg.Dir, "raft"), FSM: machine, Log: m.log,
+		ID: m.cfg.ID, Addr: m.addr.String(), Dir: filepath.Join(m.cfg.Dir, "raft"), FSM: machine, Log: m.log, Version: api.Version().GitVersion,
 		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
 			return pki.DialRaft(ctx, m.authority.Trust, m.cert, addr, id)
 		},

@@ -47,18 +47,16 @@ func (u *Up) Run(ctx context.Context) error {
 	if u.client.Alive(ctx) {
 		return fmt.Errorf("a local cluster is already running in %s: look at it with `mgr host`, end it with `mgr down`", u.Spec.Dir)
 	}
-	steps := []struct {
-		title string
-		run   func(context.Context, func(string)) error
-		limit time.Duration
-	}{
+	steps := []step{
 		{fmt.Sprintf("%d hosts on one network", u.Spec.Masters+u.Spec.Nodes), u.startSupervisor, time.Minute},
 		{"master-1 starts a quorum of its own", u.startFirst, time.Minute},
 		{fmt.Sprintf("quorum of %d masters", u.Spec.Masters), u.startMasters, 2 * time.Minute},
-		{fmt.Sprintf("%d nodes ready", u.Spec.Nodes), u.startNodes, 2 * time.Minute},
 	}
-	if u.Demo && u.Spec.Nodes > 0 {
-		steps = append(steps, u.demoSteps()...)
+	if u.Spec.Nodes > 0 {
+		steps = append(steps, step{fmt.Sprintf("%d nodes ready", u.Spec.Nodes), u.startNodes, 2 * time.Minute})
+		if u.Demo {
+			steps = append(steps, u.demoSteps()...)
+		}
 	}
 	for _, s := range steps {
 		err := u.Progress.Step(s.title, func(detail func(string)) error {
@@ -235,7 +233,7 @@ func (u *Up) startNodes(ctx context.Context, detail func(string)) error {
 		}
 		return nil
 	})
-	if err != nil || u.Spec.Nodes == 0 {
+	if err != nil {
 		return err
 	}
 	net, err := netns.Open(netns.Config{Prefix: u.Spec.Name, Subnet: u.Spec.Subnet})
