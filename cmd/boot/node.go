@@ -121,10 +121,7 @@ func (n *Node) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.cert, err = n.machine.Renewing(func() []string { return n.masters.Servers() }, n.log)
-	if err != nil {
-		return err
-	}
+	n.cert = n.machine.Renewing(func() []string { return n.masters.Servers() }, n.log)
 	n.masters = masters.New(addresses(n.cfg.Join), pki.ClientTLS(n.machine.Trust, n.cert, pki.ServerName))
 	n.client, err = kubernetes.NewForConfig(n.restConfig())
 	return err
