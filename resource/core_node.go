@@ -25,10 +25,14 @@ func node() *Kind {
 		}),
 		Validate: validating(checked(validateNode)),
 	}
-	k.Subresources = []Subresource{statusRules(Rules{
-		Prepare:  preparing(keepSpec(func(n *corev1.Node) *corev1.NodeSpec { return &n.Spec })),
-		Validate: validating(checked(validateNode)),
-	})}
+	k.Subresources = []Subresource{
+		{Name: "proxy", Kind: corev1.SchemeGroupVersion.WithKind("NodeProxyOptions"),
+			Verbs: []string{"create", "delete", "get", "patch", "update"}},
+		statusRules(Rules{
+			Prepare:  preparing(keepSpec(func(n *corev1.Node) *corev1.NodeSpec { return &n.Spec })),
+			Validate: validating(checked(validateNode)),
+		}),
+	}
 	k.Allocate = allocateNode
 	k.Claims = reading(func(n *corev1.Node) []string {
 		var claims []string
