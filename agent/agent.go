@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -80,6 +81,7 @@ type Agent struct {
 	servicesDone cache.InformerSynced
 
 	allocatable v1.ResourceList
+	renewed     atomic.Int64 // when the node's lease was last renewed, in Unix nanoseconds
 	capacity    v1.ResourceList
 
 	mu      sync.Mutex

@@ -105,6 +105,10 @@ func (a *Agent) syncNode(ctx context.Context) error {
 	if equality.Semantic.DeepEqual(node.Status, want.Status) {
 		return nil
 	}
+	// Without heartbeats the masters call the node lost; contradicting them at once would start a quarrel that nobody wins.
+	if silent := time.Since(time.Unix(0, a.renewed.Load())); silent > leaseDuration*time.Second {
+		return fmt.Errorf("its lease was not renewed for %s", silent.Round(time.Second))
+	}
 	return a.patchNode(ctx, node, want, "status")
 }
 
@@ -197,9 +201,14 @@ func (a *Agent) runLease(ctx context.Context) {
 	var lease *coordinationv1.Lease
 	for {
 		next, err := a.renew(ctx, lease)
-		lease = next
-		if err != nil && ctx.Err() == nil {
-			a.log.Debug("renewing the node's lease", "err", err)
+		if err == nil {
+			lease = next
+			a.renewed.Store(time.Now().UnixNano())
+		} else {
+			lease = nil // the client's answer to an error is an empty object, not none
+			if ctx.Err() == nil {
+				a.log.Debug("renewing the node's lease", "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
