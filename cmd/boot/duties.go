@@ -116,7 +116,6 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 		})
 	})
 	g.Go(func() error { return s.Run(ctx) })
-	g.Go(func() error { return m.api.SweepExpired(ctx) })
 	return g.Wait()
 }
 
@@ -124,7 +123,7 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 func (d *duties) bind(ctx context.Context, term uint64, bindings []scheduler.Binding) []error {
 	out := make([]api.Binding, len(bindings))
 	for i, b := range bindings {
-		out[i] = api.Binding{Namespace: b.Namespace, Name: b.Name, UID: b.UID, Node: b.Node}
+		out[i] = api.Binding{Namespace: b.Namespace, Name: b.Name, UID: string(b.UID), Node: b.Node}
 	}
 	return d.master.api.Bind(ctx, term, out)
 }

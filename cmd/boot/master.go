@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"mgr/api"
@@ -190,7 +188,7 @@ func (m *Master) assemble() error {
 			NodeRegistered: joins.NodeRegistered,
 		}),
 		Dialer:    m.tunnels,
-		Tokens:    tokenIssuer{authn.Tokens, reader},
+		Tokens:    authn.Tokens,
 		Explainer: m.duties,
 		Peers:     m.peerTransport(),
 		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
@@ -208,21 +206,6 @@ func (m *Master) assemble() error {
 		return err
 	}
 	return m.duties.prepare()
-}
-
-// tokenIssuer lets the API server sign service-account tokens.
-type tokenIssuer struct {
-	tokens *auth.Tokens
-	reader *api.Reader
-}
-
-func (t tokenIssuer) Issue(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-	account, err := t.reader.Get(ctx, corev1.Resource("serviceaccounts"), namespace, name)
-	if err != nil {
-		return nil, err
-	}
-	request = request.DeepCopy()
-	return request, t.tokens.IssueToken(ctx, account.(*corev1.ServiceAccount), request)
 }
 
 // peerTransport carries requests to other masters, which prove to be one.

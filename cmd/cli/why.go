@@ -3,9 +3,11 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/printers"
 
 	"mgr/cmd/admin"
 	"mgr/scheduler"
@@ -36,12 +38,32 @@ would help. Answers come from the scheduler at work, not from a guess.`,
 			if done, err := printStructured(c.Out, output, why); done {
 				return err
 			}
-			_, err = fmt.Fprint(c.Out, why.String())
-			return err
+			return printWhy(c.Out, why)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
 	return cmd
+}
+
+func printWhy(out io.Writer, why scheduler.Explanation) error {
+	fmt.Fprintf(out, "Pod %s: %s\n", why.Pod, why.Verdict)
+	for _, h := range why.Help {
+		fmt.Fprintf(out, "  - %s\n", h)
+	}
+	if len(why.Nodes) == 0 {
+		return nil
+	}
+	fmt.Fprintln(out)
+	w := printers.GetNewTabWriter(out)
+	fmt.Fprintln(w, "NODE\tFITS\tBECAUSE\tWOULD HELP")
+	for _, n := range why.Nodes {
+		fits := "no"
+		if n.Fits {
+			fits = fmt.Sprintf("yes, score %d", n.Score)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", n.Name, fits, strings.Join(n.Reasons, "; "), strings.Join(n.Help, "; "))
+	}
+	return w.Flush()
 }
 
 // podName accepts pod/NAME, "pod NAME" and NAME.
