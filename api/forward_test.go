@@ -28,6 +28,7 @@ import (
 type peer struct {
 	*api.Bare
 	leads  atomic.Bool
+	extra  atomic.Uint64 // terms that have passed
 	leader atomic.Pointer[string] // address
 }
 
@@ -50,7 +51,7 @@ func (p *peer) Leader() (string, string, bool) {
 
 func (p *peer) Term() uint64 {
 	if p.leads.Load() {
-		return p.Bare.Term()
+		return p.Bare.Term() + p.extra.Load()
 	}
 	return 0
 }
@@ -215,5 +216,30 @@ func TestNodeLeasesLiveInTheLeadersMemory(t *testing.T) {
 	}
 	if e := next(t, w); e.Type != "MODIFIED" {
 		t.Errorf("watch: %s", e.Type)
+	}
+}
+
+func TestNodeLeasesOfAnotherTermAreGone(t *testing.T) {
+	leader, _, p, _ := masters(t)
+	ctx := t.Context()
+	leases := leader.Client.CoordinationV1().Leases("kube-node-lease")
+	l, err := leases.Create(ctx, lease("n1"), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p[0].extra.Add(1) // another term of the same master
+	if _, err := leases.Get(ctx, "n1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("a lease outlived the term: %v", err)
+	}
+	if _, ok := leader.Heartbeat("n1"); ok {
+		t.Error("a heartbeat outlived the term")
+	}
+	w, err := leases.Watch(ctx, metav1.ListOptions{ResourceVersion: l.ResourceVersion})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if e := next(t, w); e.Type != "ERROR" || !apierrors.IsResourceExpired(apierrors.FromObject(e.Object)) {
+		t.Errorf("a watch from an old term: %s %+v", e.Type, e.Object)
 	}
 }

@@ -36,6 +36,10 @@ func isLease(row *resource.Kind) bool {
 	return row.Resource == "leases" && row.Group == "coordination.k8s.io"
 }
 
+// termBits are left for the revisions of one term's memory: 10,000 nodes need 8 years for that many heartbeats. A
+// revision of an earlier term is below everything, so a watch from there ends with 410 and the client lists again.
+const termBits = 38
+
 // current is the memory of this term.
 func (l *leases) current() *heartbeatQuorum {
 	term := l.q.Term()
@@ -43,7 +47,8 @@ func (l *leases) current() *heartbeatQuorum {
 	defer l.mu.Unlock()
 	if l.mem == nil || l.term != term {
 		l.term = term
-		l.mem = &heartbeatQuorum{Bare: NewBare(fsm.New(fsm.Options{HistoryEvents: 4096, HistoryBytes: 4 << 20})), outer: l.q, term: term, seen: map[string]time.Time{}}
+		memory := fsm.New(fsm.Options{HistoryEvents: 4096, HistoryBytes: 4 << 20, First: term << termBits})
+		l.mem = &heartbeatQuorum{Bare: NewBare(memory), outer: l.q, term: term, seen: map[string]time.Time{}}
 	}
 	return l.mem
 }

@@ -25,6 +25,9 @@ type FSM struct {
 type Options struct {
 	HistoryEvents int // per resource; default 32768
 	HistoryBytes  int // per resource, of the objects' data; default 32 MiB
+	// First is the revision of the empty state. Replicated state begins at 0; memory that starts anew with each term of a
+	// leader begins where no earlier one has been, so that an old revision is told from a new one.
+	First uint64
 }
 
 // New returns an empty state machine with the given bounds on watch history.
@@ -38,7 +41,7 @@ func New(o Options) *FSM {
 	f := &FSM{options: o}
 	f.indexes.init()
 	f.revisions.init()
-	f.w = writer{options: o, dir: &directory{}, claims: btree.NewMap[string, Key](0)}
+	f.w = writer{options: o, revision: o.First, floor: o.First, dir: &directory{}, claims: btree.NewMap[string, Key](0)}
 	f.publish()
 	return f
 }
