@@ -40,14 +40,11 @@ type endpoint struct {
 	subs  map[string]map[string]http.Handler
 }
 
-// lazily builds a handler at its first request: most rows of the table are never patched.
-func lazily(build func() http.HandlerFunc) http.Handler {
-	return lazyHandler(sync.OnceValue(build))
-}
+// perRequest is a handler that is built anew for each request: those of the library wrap the admission they are given in
+// variables that outlive a request, so that one built once would grow with every request it serves.
+type perRequest func() http.HandlerFunc
 
-type lazyHandler func() http.HandlerFunc
-
-func (l lazyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) { l()(w, r) }
+func (build perRequest) ServeHTTP(w http.ResponseWriter, r *http.Request) { build()(w, r) }
 
 // endpoints makes the endpoint of every row.
 func (s *Server) endpoints(kinds []*resource.Kind) (map[schema.GroupVersionResource]*endpoint, error) {
@@ -72,11 +69,11 @@ func (s *Server) endpoint(k *resource.Kind, types func() managedfields.TypeConve
 		subs: map[string]map[string]http.Handler{},
 	}
 	all := map[string]http.Handler{
-		"get":    lazily(func() http.HandlerFunc { return handlers.GetResource(st, e.scope) }),
-		"list":   lazily(func() http.HandlerFunc { return handlers.ListResource(st, st, e.scope, false, minWatch) }),
-		"watch":  lazily(func() http.HandlerFunc { return handlers.ListResource(st, st, e.scope, true, minWatch) }),
-		"delete": lazily(func() http.HandlerFunc { return handlers.DeleteResource(st, true, e.scope, s.cfg.Admission) }),
-		"deletecollection": lazily(func() http.HandlerFunc {
+		"get":    perRequest(func() http.HandlerFunc { return handlers.GetResource(st, e.scope) }),
+		"list":   perRequest(func() http.HandlerFunc { return handlers.ListResource(st, st, e.scope, false, minWatch) }),
+		"watch":  perRequest(func() http.HandlerFunc { return handlers.ListResource(st, st, e.scope, true, minWatch) }),
+		"delete": perRequest(func() http.HandlerFunc { return handlers.DeleteResource(st, true, e.scope, s.cfg.Admission) }),
+		"deletecollection": perRequest(func() http.HandlerFunc {
 			return handlers.DeleteCollection(st, true, e.scope, s.cfg.Admission)
 		}),
 		"create": s.writing(e.scope, k, "", types, func(sc *handlers.RequestScope) http.HandlerFunc {
@@ -116,7 +113,7 @@ func (s *Server) objectSub(k *resource.Kind, sub *resource.Subresource, types fu
 	st := newStore(s, k, sub.Name, sub.Rules)
 	scope := s.scope(k, sub.Name)
 	out := map[string]http.Handler{
-		"get": lazily(func() http.HandlerFunc { return handlers.GetResource(st, scope) }),
+		"get": perRequest(func() http.HandlerFunc { return handlers.GetResource(st, scope) }),
 		"update": s.writing(scope, k, sub.Name, types, func(sc *handlers.RequestScope) http.HandlerFunc {
 			return handlers.UpdateResource(st, sc, s.cfg.Admission)
 		}),
@@ -144,17 +141,20 @@ func (s *Server) managed(scope *handlers.RequestScope, types func() managedfield
 
 // fielded builds a handler that keeps managed fields; their schema is parsed at the first write.
 func (s *Server) fielded(scope *handlers.RequestScope, reset map[fieldpath.APIVersion]fieldpath.Filter, types func() managedfields.TypeConverter, build func(*handlers.RequestScope) http.HandlerFunc) http.Handler {
-	return lazily(func() http.HandlerFunc {
+	ready := sync.OnceValues(func() (*handlers.RequestScope, error) {
 		own := *scope
-		fm, err := managedfields.NewDefaultFieldManager(types(), own.UnsafeConvertor, own.Defaulter, own.Creater,
+		var err error
+		own.FieldManager, err = managedfields.NewDefaultFieldManager(types(), own.UnsafeConvertor, own.Defaulter, own.Creater,
 			own.Kind, own.HubGroupVersion, own.Subresource, reset)
+		return &own, err
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		own, err := ready()
 		if err != nil {
-			return func(w http.ResponseWriter, r *http.Request) {
-				s.fail(w, r, fmt.Errorf("managed fields of %s: %w", own.Kind, err))
-			}
+			s.fail(w, r, fmt.Errorf("managed fields of %s: %w", scope.Kind, err))
+			return
 		}
-		own.FieldManager = fm
-		return build(&own)
+		build(own)(w, r)
 	})
 }
 

@@ -217,7 +217,7 @@ func (s *Server) scaleHandlers(e *endpoint) map[string]http.Handler {
 	scope := s.bodyScope(e, "scale", st.New)
 	scope.TableConvertor = scaleTable{}
 	return map[string]http.Handler{
-		"get": lazily(func() http.HandlerFunc { return handlers.GetResource(st, scope) }),
+		"get": perRequest(func() http.HandlerFunc { return handlers.GetResource(st, scope) }),
 		"update": s.managed(scope, managedfields.NewDeducedTypeConverter, func(sc *handlers.RequestScope) http.HandlerFunc {
 			return handlers.UpdateResource(st, sc, s.cfg.Admission)
 		}),
