@@ -28,7 +28,7 @@ import (
 type peer struct {
 	*api.Bare
 	leads  atomic.Bool
-	extra  atomic.Uint64 // terms that have passed
+	extra  atomic.Uint64          // terms that have passed
 	leader atomic.Pointer[string] // address
 }
 
