@@ -2,16 +2,19 @@ package containerd_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"mgr/agent"
 )
@@ -109,17 +112,53 @@ func TestSharedPID(t *testing.T) {
 	n := newNode(t)
 	n.useBusybox()
 	pod := n.pod("pids", func(s *agent.SandboxSpec) { s.SharePID = true })
-	n.run(n.spec(pod, "sleeper", "/bin/sleep", "infinity"))
-	out, _ := n.output(n.shell(pod, "looker", "cat /proc/1/cmdline | tr '\\0' ' '; echo; ps | grep -c '[s]leep infinity'; ls /proc/1/root/ 2>&1 | grep -c enied"))
-	if want := "/pause pause \n1\n1\n"; out != want {
+	sleeper := n.run(n.spec(pod, "sleeper", "/bin/sleep", "infinity"))
+	look := `tr '\0' ' ' </proc/1/cmdline; echo; ps | grep -c '[s]leep infinity'; ls /proc/1/root/ 2>&1 | grep -c enied`
+	want := "/pause pause \n1\n1\n"
+	if out, _ := n.output(n.shell(pod, "looker", look)); out != want {
 		t.Errorf("got %q, want %q", out, want)
 	}
-	if all, err := n.Containers(t.Context()); err != nil || len(all) != 2 {
+	if all, err := n.Containers(t.Context()); err != nil || len(all) != 2 { // the holder is not shown
 		t.Errorf("containers: %+v, %v", all, err)
 	}
+	// The holder dies, and with it everything in the namespace; the next call makes it anew.
+	if err := unix.Kill(holder(t, n.container(sleeper).Pid), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	n.exited(sleeper)
+	n.eventually("a new namespace", func() bool {
+		n.pod("pids", func(s *agent.SandboxSpec) { s.SharePID = true })
+		id, err := n.CreateContainer(t.Context(), n.spec(pod, "again", "/bin/sleep", "infinity"))
+		return err == nil && n.StartContainer(t.Context(), id) == nil
+	})
 	if err := n.RemoveSandbox(t.Context(), pod.UID); err != nil {
 		t.Error(err)
 	}
+}
+
+// holder finds process 1 of the PID namespace that a process is in.
+func holder(t *testing.T, pid int) int {
+	t.Helper()
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		other, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", other))
+		if in, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", other)); err == nil && in == ns && strings.HasPrefix(string(cmdline), "/pause") {
+			return other
+		}
+	}
+	t.Fatalf("nobody holds the PID namespace of process %d", pid)
+	return 0
 }
 
 func TestSysctls(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,6 +56,46 @@ func BenchmarkPod(b *testing.B) {
 			b.ReportMetric(float64(all[len(all)*99/100].Microseconds())/1000, name+"-p99-ms")
 		}
 	}
+}
+
+// BenchmarkBurst starts fifty pods at once and prints how many start in a second.
+func BenchmarkBurst(b *testing.B) {
+	const pods = 50
+	n := newNode(b)
+	round := 0
+	var took time.Duration
+	for b.Loop() {
+		round++
+		began := time.Now()
+		var wg sync.WaitGroup
+		for i := range pods {
+			wg.Go(func() {
+				pod := n.pod(fmt.Sprintf("burst-%d-%d", round, i))
+				id, err := n.CreateContainer(b.Context(), n.spec(pod, "main", "/bin/sleep", "infinity"))
+				if err == nil {
+					err = n.StartContainer(b.Context(), id)
+				}
+				if err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		took += time.Since(began)
+		all, err := n.Sandboxes(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, s := range all {
+			wg.Go(func() {
+				if err := n.RemoveSandbox(b.Context(), s.Pod.UID); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	b.ReportMetric(float64(round*pods)/took.Seconds(), "pods/s")
 }
 
 // BenchmarkRunc is what BenchmarkPod is compared with: runc create and start of a bundle without any limits or namespaces

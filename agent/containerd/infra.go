@@ -17,6 +17,28 @@ import (
 	"mgr/agent"
 )
 
+// ensureInfra starts the infra container of a pod that wants one and has none, or whose has died; with it all processes of its
+// PID namespace have, so nothing is lost.
+func (r *Runtime) ensureInfra(ctx context.Context, s *sandbox) error {
+	if !s.spec.SharePID {
+		return nil
+	}
+	if _, info, err := r.get(s.infra); err == nil && info.State == agent.ContainerRunning {
+		return nil
+	}
+	err := r.RemoveContainer(ctx, s.infra)
+	if err == nil {
+		err = unmountAll(s.path("pid"))
+	}
+	if err == nil {
+		err = r.startInfra(ctx, s)
+	}
+	if err != nil {
+		return fmt.Errorf("start the process that holds the PID namespace of pod %s/%s: %w", s.spec.Pod.Namespace, s.spec.Pod.Name, err)
+	}
+	return nil
+}
+
 // startInfra starts the process that is number 1 of a PID namespace shared by the pod's containers. It is a container whose
 // only file is the shim's executable, which knows how to pause, with no capabilities.
 func (r *Runtime) startInfra(ctx context.Context, s *sandbox) error {

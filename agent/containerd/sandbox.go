@@ -90,7 +90,7 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 	s.setup.Lock()
 	defer s.setup.Unlock()
 	if !s.created.IsZero() && s.alive() {
-		return s.face(), nil
+		return s.face(), r.ensureInfra(ctx, s)
 	}
 	s.spec, s.created = spec, time.Now()
 	err := r.noteCgroup(spec.CgroupParent)
@@ -102,13 +102,7 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 		return agent.Sandbox{}, fmt.Errorf("make the sandbox of pod %s/%s: %w", spec.Pod.Namespace, spec.Pod.Name,
 			errors.Join(err, s.unmake()))
 	}
-	if spec.SharePID {
-		if err := r.startInfra(ctx, s); err != nil {
-			return agent.Sandbox{}, fmt.Errorf("start the process that holds the PID namespace of pod %s/%s: %w",
-				spec.Pod.Namespace, spec.Pod.Name, err)
-		}
-	}
-	return s.face(), nil
+	return s.face(), r.ensureInfra(ctx, s)
 }
 
 // make writes the directory and pins the namespaces; sandbox.json comes first so that Open finds even a half-made one.
