@@ -31,8 +31,8 @@ import (
 const nodeEnv = "NETPROXY_TEST_NODE"
 
 func TestMain(m *testing.M) {
-	if cfg := os.Getenv(nodeEnv); cfg != "" {
-		if err := beNode(cfg, os.Stdin, os.Stdout); err != nil {
+	if os.Getenv(nodeEnv) != "" {
+		if err := beNode(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// nodeConfig is what a node process is started with.
+// nodeConfig is what a node process is told first.
 type nodeConfig struct {
 	Name, IP, Dir, Mode, Balance string
 	DNS                          bool
@@ -69,9 +69,10 @@ type response struct {
 	Err   string
 }
 
-func beNode(encoded string, in io.Reader, out io.Writer) error {
+func beNode(in io.Reader, out io.Writer) error {
+	dec, enc := json.NewDecoder(in), json.NewEncoder(out)
 	var cfg nodeConfig
-	if err := json.Unmarshal([]byte(encoded), &cfg); err != nil {
+	if err := dec.Decode(&cfg); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -100,7 +101,6 @@ func beNode(encoded string, in io.Reader, out io.Writer) error {
 	ended := make(chan error, 1)
 	go func() { ended <- proxy.Run(ctx) }()
 
-	dec, enc := json.NewDecoder(in), json.NewEncoder(out)
 	for {
 		var r request
 		if err := dec.Decode(&r); err != nil { // the test ended without a word

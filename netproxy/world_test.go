@@ -39,7 +39,7 @@ const patience = 10 * time.Second
 
 // world is a small cluster of simulated hosts.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	net    *netns.Net
 	prefix string
 	nodes  []*node
@@ -69,7 +69,7 @@ type pod struct {
 // place is where a client runs: a host, a pod, or (empty) the real host.
 type place string
 
-func newWorld(t *testing.T, prefix string, names ...string) *world {
+func newWorld(t testing.TB, prefix string, names ...string) *world {
 	t.Helper()
 	must(t, netns.DeleteAll(prefix))
 	n, err := netns.Open(netns.Config{Prefix: prefix})
@@ -123,13 +123,12 @@ func (n *node) start() {
 	for _, r := range n.w.state {
 		n.cfg.State = append(n.cfg.State, r)
 	}
-	cfg, err := json.Marshal(n.cfg)
-	must(t, err)
+	var err error
 	if n.log == nil {
 		n.log = &bytes.Buffer{}
 	}
 	n.cmd = exec.Command(os.Args[0])
-	n.cmd.Env = append(os.Environ(), nodeEnv+"="+string(cfg))
+	n.cmd.Env = append(os.Environ(), nodeEnv+"=1")
 	n.cmd.Stderr = n.log
 	n.in, err = n.cmd.StdinPipe()
 	must(t, err)
@@ -137,6 +136,7 @@ func (n *node) start() {
 	must(t, err)
 	n.enc, n.dec = json.NewEncoder(n.in), json.NewDecoder(out)
 	must(t, n.host.Start(n.cmd))
+	must(t, n.enc.Encode(n.cfg))
 }
 
 func (n *node) stop() { n.end(request{Stop: true}) }
@@ -396,7 +396,7 @@ func endpoints(service string, ready []*pod, unready ...*pod) request {
 	return request{EndpointSlice: s}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
