@@ -73,11 +73,7 @@ func New(cfg Config) *Scheduler {
 // Run schedules until ctx is done. It starts from what the informers know, and can be called again when it has
 // returned; only one Run at a time.
 func (s *Scheduler) Run(ctx context.Context) error {
-	s.mu.Lock()
-	s.inbox = nil
-	s.mu.Unlock()
-	s.state, s.queue, s.inFlight = newState(), newQueue(time.Now()), 0
-	s.reports = newReporter(s.cfg)
+	s.begin()
 	defer s.view.Store(nil)
 
 	synced, remove, err := s.listen()
@@ -94,6 +90,15 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	s.work.Wait()
 	s.cfg.Log.Info("scheduler stopped")
 	return nil
+}
+
+// begin forgets what an earlier Run knew.
+func (s *Scheduler) begin() {
+	s.mu.Lock()
+	s.inbox = nil
+	s.mu.Unlock()
+	s.state, s.queue, s.inFlight = newState(), newQueue(time.Now()), 0
+	s.reports = newReporter(s.cfg)
 }
 
 // listen adds the handlers; remove takes away those that were added.
