@@ -89,6 +89,7 @@ type Agent struct {
 	static  map[string]*v1.Pod // wanted by the manifest directory, by UID
 	settled bool               // the API's pods are known: what is not wanted may be removed
 	wg      sync.WaitGroup     // workers
+	saved   map[string]int64   // generation of each pod written down
 	mirrors chan struct{}      // a mirror pod was deleted
 	begun   time.Time
 }
@@ -106,7 +107,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, runtime: cfg.Runtime, network: cfg.Network, client: cfg.Client,
-		workers: map[string]*worker{}, static: map[string]*v1.Pod{}, mirrors: make(chan struct{}, 1), begun: time.Now(),
+		workers: map[string]*worker{}, static: map[string]*v1.Pod{}, saved: map[string]int64{}, mirrors: make(chan struct{}, 1), begun: time.Now(),
 	}
 	a.capacity, a.allocatable = resources(&cfg)
 	a.objects = objects.New(cfg.Client, a.refreshVolumes)
@@ -163,6 +164,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.lister.first(ctx); err != nil {
 		return fmt.Errorf("listing the containers of this node: %w", err)
 	}
+	a.readManifests(ctx)
 	a.events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
 	reg, err := a.pods.AddEventHandler(a.podHandler(ctx))
 	if err != nil {

@@ -8,12 +8,14 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 
+	"mgr/agent/logs"
 	"mgr/agent/probe"
 	"mgr/agent/volume"
 )
@@ -113,7 +115,7 @@ func (j *startJob) create(ctx context.Context) error {
 	a := j.w.a
 	for _, c := range a.lister.of(j.ref.UID) {
 		if c.Name == j.spec.Name && (c.State == ContainerCreated || c.ID == j.outdated) {
-			if err := a.runtime.RemoveContainer(ctx, c.ID); err != nil {
+			if err := a.bury(ctx, j.ref.UID, c); err != nil {
 				j.w.log.Warn("removing an old container", "id", c.ID, "err", err)
 			}
 		}
@@ -132,6 +134,23 @@ func (j *startJob) create(ctx context.Context) error {
 	}
 	j.running = true
 	j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeNormal, "Started", "Container started")
+	return nil
+}
+
+// bury removes a dead instance with its log and its last words.
+func (a *Agent) bury(ctx context.Context, uid string, c Container) error {
+	if err := a.runtime.RemoveContainer(ctx, c.ID); err != nil {
+		return err
+	}
+	files := append(logs.Rotated(c.LogPath), a.terminationPath(uid, c.Name, c.Attempt))
+	if c.State == ContainerExited {
+		files = append(files, c.LogPath)
+	}
+	for _, f := range files {
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -42,6 +42,9 @@ func (a *Agent) ensure(ctx context.Context, pod *v1.Pod) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if w := a.workers[uid]; w != nil {
+		if w.over {
+			return // an echo of its own last writes
+		}
 		a.objects.Hold(uid, a.holds(pod))
 		w.tell(func(in *inbox) { in.pod = pod })
 		return
@@ -60,14 +63,26 @@ func (a *Agent) ensure(ctx context.Context, pod *v1.Pod) {
 	}
 	a.wg.Go(func() {
 		w.run(ctx)
-		if ctx.Err() != nil {
-			return
+		if ctx.Err() == nil {
+			a.done(w)
 		}
-		a.objects.Hold(uid, nil)
-		a.mu.Lock()
-		delete(a.workers, uid)
-		a.mu.Unlock()
 	})
+}
+
+// done forgets a worker that has nothing left to do, but not before the API has said that the pod is gone: until then
+// notices of the pod may still be on their way.
+func (a *Agent) done(w *worker) {
+	a.objects.Hold(w.uid, nil)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w.over = true
+	w.mu.Lock()
+	gone := w.view.Gone || w.inbox.gone
+	w.mu.Unlock()
+	if gone {
+		delete(a.workers, w.uid)
+		delete(a.saved, w.uid)
+	}
 }
 
 func (a *Agent) holds(pod *v1.Pod) []objects.Ref {
@@ -83,7 +98,16 @@ func (a *Agent) unwanted(pod *v1.Pod) {
 		a.mirrorGone(pod)
 		return
 	}
-	if w := a.worker(string(pod.UID)); w != nil {
+	uid := string(pod.UID)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w := a.workers[uid]
+	switch {
+	case w == nil:
+	case w.over:
+		delete(a.workers, uid)
+		delete(a.saved, uid)
+	default:
 		w.tell(func(in *inbox) { in.pod, in.gone = pod, true })
 	}
 }

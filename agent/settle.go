@@ -51,15 +51,15 @@ func (a *Agent) checkpoint(pod *v1.Pod) {
 	if pod.DeletionTimestamp != nil {
 		return
 	}
-	path := a.checkpointPath(string(pod.UID))
-	var old struct {
-		Metadata struct {
-			Generation int64 `json:"generation"`
-		} `json:"metadata"`
-	}
-	if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &old) == nil && old.Metadata.Generation == pod.Generation {
+	uid := string(pod.UID)
+	a.mu.Lock()
+	saved, known := a.saved[uid]
+	a.saved[uid] = pod.Generation
+	a.mu.Unlock()
+	if known && saved == pod.Generation {
 		return
 	}
+	path := a.checkpointPath(uid)
 	b, err := json.Marshal(pod)
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(path), 0o755)

@@ -45,7 +45,6 @@ func (a *Agent) runStatic(ctx context.Context) {
 	changes, stop := a.watchManifests()
 	defer stop()
 	for {
-		a.readManifests(ctx)
 		a.syncMirrors(ctx)
 		select {
 		case <-ctx.Done():
@@ -60,6 +59,7 @@ func (a *Agent) runStatic(ctx context.Context) {
 			return
 		case <-time.After(manifestsSettle):
 		}
+		a.readManifests(ctx)
 	}
 }
 
@@ -79,6 +79,9 @@ func (a *Agent) watchManifests() (<-chan fsnotify.Event, func()) {
 
 // readManifests brings the workers of static pods to what the directory holds.
 func (a *Agent) readManifests(ctx context.Context) {
+	if a.cfg.ManifestDir == "" {
+		return
+	}
 	entries, err := os.ReadDir(a.cfg.ManifestDir)
 	if err != nil {
 		if !errors.Is(err, os.ErrNotExist) {

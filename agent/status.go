@@ -131,7 +131,7 @@ func containerState(v *view, m *member, s *v1.ContainerStatus) v1.ContainerState
 		return v1.ContainerState{Waiting: m.Wait.DeepCopy()}
 	}
 	reason := "ContainerCreating"
-	if len(v.Pod.Spec.InitContainers) > 0 {
+	if first := v.Members[0].Role; first == roleInit || first == roleSidecar {
 		reason = "PodInitializing"
 	}
 	return v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reason}}

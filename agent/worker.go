@@ -27,6 +27,8 @@ type worker struct {
 	quit     chan struct{} // closed when run returns
 	wg       sync.WaitGroup
 
+	over bool // run has returned for good; guarded by the agent's mutex
+
 	mu    sync.Mutex
 	inbox inbox
 	shown shown
@@ -173,7 +175,15 @@ func (w *worker) take(now time.Time) {
 		w.status.take(in.api)
 	}
 	v.Gone = v.Gone || in.gone
-	w.stale = w.stale || in.refresh
+	if in.refresh {
+		w.stale = true
+		for _, m := range v.Members {
+			// What its environment lacked may be there now.
+			if m.Wait != nil && m.Wait.Reason == "CreateContainerConfigError" {
+				m.Retry = time.Time{}
+			}
+		}
+	}
 	if in.listed {
 		w.observe(in.list, in.at, now)
 	}

@@ -59,8 +59,17 @@ func (c *content) secret(name string, items []v1.KeyToPath, optional *bool, mode
 	return c.keys("secret", s.Data, items, optional, mode)
 }
 
+// unreadable: the API did not say what the content is. What is there already stays.
+type unreadable struct{ error }
+
+func (u unreadable) Unwrap() error { return u.error }
+
+// unless judges an error of reading an object: nothing, if it does not exist and need not.
 func unless(optional *bool, err error) error {
-	if ptr.Deref(optional, false) && apierrors.IsNotFound(err) {
+	switch {
+	case !apierrors.IsNotFound(err):
+		return unreadable{err}
+	case ptr.Deref(optional, false):
 		return nil
 	}
 	return err
@@ -138,7 +147,7 @@ func (c *content) projected(v *v1.ProjectedVolumeSource, volume string) error {
 func (c *content) token(src *v1.ServiceAccountTokenProjection, key string, mode int32) error {
 	t, err := c.m.token(c.ctx, c.pod, src, key)
 	if err != nil {
-		return fmt.Errorf("failed to fetch token: %w", err)
+		return unreadable{fmt.Errorf("failed to fetch token: %w", err)}
 	}
 	if c.next.IsZero() || t.refresh.Before(c.next) {
 		c.next = t.refresh

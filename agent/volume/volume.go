@@ -15,7 +15,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
 	"mgr/agent/env"
@@ -99,7 +98,8 @@ func (m *Manager) mount(ctx context.Context, pod *v1.Pod, v *v1.Volume) (path st
 		return "", next, errors.New("this kind of volume is not supported by this node")
 	}
 	if err != nil {
-		if _, there := os.Lstat(filepath.Join(path, dataLink)); there == nil && !apierrors.IsNotFound(err) {
+		var silent unreadable
+		if _, missing := os.Lstat(filepath.Join(path, dataLink)); missing == nil && errors.As(err, &silent) {
 			return path, m.now().Add(retryRefresh), nil
 		}
 		return "", next, err

@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+// summary prints what matters of a status in a few lines.
+func summary(s v1.PodStatus) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s", s.Phase)
+	if s.Reason != "" {
+		fmt.Fprintf(&b, " %s", s.Reason)
+	}
+	for _, c := range s.Conditions {
+		if c.Type == v1.PodScheduled {
+			continue
+		}
+		fmt.Fprintf(&b, " %s=%s", c.Type, c.Status)
+		if c.Reason != "" {
+			fmt.Fprintf(&b, "(%s)", c.Reason)
+		}
+	}
+	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		for _, c := range list {
+			fmt.Fprintf(&b, "\n%s %s", c.Name, stateText(c.State))
+			if c.Ready {
+				b.WriteString(" ready")
+			}
+			if ptr.Deref(c.Started, false) {
+				b.WriteString(" started")
+			}
+			if c.RestartCount > 0 {
+				fmt.Fprintf(&b, " restarts=%d", c.RestartCount)
+			}
+			if c.LastTerminationState.Terminated != nil {
+				fmt.Fprintf(&b, " last=%s", stateText(c.LastTerminationState))
+			}
+		}
+	}
+	return b.String()
+}
+
+func stateText(s v1.ContainerState) string {
+	switch {
+	case s.Running != nil:
+		return "running"
+	case s.Terminated != nil:
+		return fmt.Sprintf("%s:%d", s.Terminated.Reason, s.Terminated.ExitCode)
+	case s.Waiting != nil:
+		return s.Waiting.Reason
+	}
+	return "nothing"
+}
+
+func isReady(_ *view, m *member) { m.Ready = true }
+
+func waiting(reason string) func(*view, *member) {
+	return func(_ *view, m *member) { m.Wait = &v1.ContainerStateWaiting{Reason: reason} }
+}
+
+func attempt(n int) func(*view, *member) {
+	return func(_ *view, m *member) {
+		m.Current.Attempt = n
+		m.Previous = &Container{ID: "old", Attempt: n - 1, State: ContainerExited, ExitCode: 2, Started: t0, Finished: t0}
+	}
+}
+
+func oom(_ *view, m *member) { m.Current.OOMKilled = true }
+
+func neverRan(_ *view, m *member) { m.Current.Started = time.Time{} }
+
+func before(s v1.ContainerState, id string) func(*view, *member) {
+	return func(_ *view, m *member) { m.Old = &v1.ContainerStatus{Name: m.Spec.Name, ContainerID: id, State: s} }
+}
+
+func judged(reason string) option {
+	return func(v *view) { v.Verdict = &verdict{reason, "because"} }
+}
+
+func TestStatus(t *testing.T) {
+	runningState := v1.ContainerState{Running: &v1.ContainerStateRunning{}}
+	for _, c := range []struct {
+		name string
+		view *view
+		want string
+	}{
+		{"fresh", given(fresh, app("a")),
+			"Pending PodReadyToStartContainers=False Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\na ContainerCreating"},
+		{"fresh with init", given(initial("i"), app("a")),
+			"Pending PodReadyToStartContainers=True Initialized=False(ContainersNotInitialized) ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\ni PodInitializing\na PodInitializing"},
+		{"running", given(app("a", running, isReady)),
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True\na running ready started"},
+		{"one of two", given(app("a", running, isReady), app("b", waiting("ErrImagePull"))),
+			"Pending PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\na running ready started\nb ErrImagePull"},
+		{"crash loop", given(app("a", crashed(10*time.Second), attempt(1), waiting("CrashLoopBackOff"))),
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\na CrashLoopBackOff restarts=1 last=Error:1"},
+		{"after a restart", given(app("a", running, isReady, attempt(1))),
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True\na running ready started restarts=1 last=Error:2"},
+		{"out of memory", given(policy(v1.RestartPolicyNever), released, app("a", exited(137), oom)),
+			"Failed PodReadyToStartContainers=False Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na OOMKilled:137"},
+		{"command not found", given(policy(v1.RestartPolicyNever), app("a", exited(128), neverRan)),
+			"Failed PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na StartError:128"},
+		{"completed", given(policy(v1.RestartPolicyNever), released, app("a", exited(0))),
+			"Succeeded PodReadyToStartContainers=False Initialized=True(PodCompleted) ContainersReady=False(PodCompleted) Ready=False(PodCompleted)\na Completed:0"},
+		{"one ended, one runs, with Never", given(policy(v1.RestartPolicyNever), app("a", exited(0)), app("b", running, isReady)),
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\na Completed:0\nb running ready started"},
+		{"init failed for good", given(policy(v1.RestartPolicyNever), initial("i", exited(1)), app("a")),
+			"Failed PodReadyToStartContainers=True Initialized=False(ContainersNotInitialized) ContainersReady=False(PodFailed) Ready=False(PodFailed)\ni Error:1\na PodInitializing"},
+		{"init passed", given(initial("i", exited(0)), app("a")),
+			"Pending PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\ni Completed:0 ready\na PodInitializing"},
+		{"an unready sidecar makes the pod unready", given(sidecar("s", running), app("a", running, isReady)),
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\ns running started\na running ready started"},
+		{"rejected", given(fresh, judged("OutOfcpu"), app("a")),
+			"Failed OutOfcpu PodReadyToStartContainers=False Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na ContainerCreating"},
+		{"deadline, still stopping", given(judged("DeadlineExceeded"), app("a", running, isReady)),
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True\na running ready started"},
+		{"deadline, stopped", given(judged("DeadlineExceeded"), app("a", exited(0))),
+			"Failed DeadlineExceeded PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na Completed:0"},
+		{"deleted, stopped by a signal", given(deleted(5), app("a", exited(143))),
+			"Failed PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na Error:143"},
+		{"lost by the host", given(app("a", before(runningState, "containerd://x"))),
+			"Pending PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\na ContainerCreating last=ContainerStatusUnknown:137"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := summary(computeStatus(c.view, &v1.PodStatus{}, nil, t0))
+			if got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestStatusKeepsWhatOthersOwn(t *testing.T) {
+	v := given(app("a", running, isReady))
+	v.Pod.Spec.ReadinessGates = []v1.PodReadinessGate{{ConditionType: "lb"}}
+	v.IPs = []netip.Addr{netip.MustParseAddr("10.42.0.7")}
+	long := metav1.NewTime(t0.Add(-time.Hour))
+	base := &v1.PodStatus{Conditions: []v1.PodCondition{
+		{Type: v1.PodScheduled, Status: v1.ConditionTrue, LastTransitionTime: long},
+		{Type: v1.ContainersReady, Status: v1.ConditionTrue, LastTransitionTime: long},
+		{Type: "lb", Status: v1.ConditionFalse},
+	}}
+	got := computeStatus(v, base, []netip.Addr{netip.MustParseAddr("10.99.0.3")}, t0)
+	if c, _ := findCondition(&got, v1.PodScheduled); !c.LastTransitionTime.Equal(&long) {
+		t.Error("PodScheduled was touched")
+	}
+	if c, _ := findCondition(&got, v1.ContainersReady); !c.LastTransitionTime.Equal(&long) {
+		t.Error("a condition that did not change got a new time")
+	}
+	want := `the status of pod readiness gate "lb" is not "True", but False`
+	if c, _ := findCondition(&got, v1.PodReady); c.Status != v1.ConditionFalse || c.Reason != "ReadinessGatesNotReady" || c.Message != want {
+		t.Errorf("Ready: %+v", c)
+	}
+	if got.PodIP != "10.42.0.7" || got.HostIP != "10.99.0.3" || len(got.PodIPs) != 1 {
+		t.Errorf("addresses: %+v", got)
+	}
+	if again := computeStatus(v, &got, []netip.Addr{netip.MustParseAddr("10.99.0.3")}, t0.Add(time.Minute)); !sameStatus(&got, &again) {
+		t.Error("the same view gives another status a minute later")
+	}
+}
+
+func TestQOS(t *testing.T) {
+	for _, c := range []struct {
+		requests, limits string
+		want             v1.PodQOSClass
+		oom              int
+	}{
+		{"", "", v1.PodQOSBestEffort, 1000},
+		{"cpu=1,memory=1Gi", "cpu=1,memory=1Gi", v1.PodQOSGuaranteed, -997},
+		{"", "cpu=1,memory=1Gi", v1.PodQOSGuaranteed, -997},
+		{"memory=1Gi", "", v1.PodQOSBurstable, 750},
+		{"cpu=1", "cpu=2", v1.PodQOSBurstable, 999},
+	} {
+		pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Resources: v1.ResourceRequirements{Requests: quantities(c.requests), Limits: quantities(c.limits)}}}}}
+		if got := qosClass(pod); got != c.want {
+			t.Errorf("%q %q: %s, want %s", c.requests, c.limits, got, c.want)
+		}
+		if got := oomScoreAdj(pod, &pod.Spec.Containers[0], 4<<30); got != c.oom {
+			t.Errorf("%q %q: oom_score_adj %d, want %d", c.requests, c.limits, got, c.oom)
+		}
+	}
+}
+
+func quantities(s string) v1.ResourceList {
+	list := v1.ResourceList{}
+	for part := range strings.SplitSeq(s, ",") {
+		if name, value, ok := strings.Cut(part, "="); ok {
+			list[v1.ResourceName(name)] = resource.MustParse(value)
+		}
+	}
+	return list
+}
