@@ -112,7 +112,12 @@ func (r *rig) wait(name, what string, fits func(*v1.Pod) bool) *v1.Pod {
 		}
 		pod = got
 		return fits(got)
-	}, func() any { return pod.Status })
+	}, func() any {
+		if pod == nil {
+			return "no such pod"
+		}
+		return pod.Status
+	})
 	return pod
 }
 

@@ -44,11 +44,14 @@ func (a *Agent) runStatic(ctx context.Context) {
 	}
 	changes, stop := a.watchManifests()
 	defer stop()
+	synced := a.pods.HasSyncedChecker().Done()
 	for {
 		a.syncMirrors(ctx)
 		select {
 		case <-ctx.Done():
 			return
+		case <-synced:
+			synced = nil
 		case <-changes:
 		case <-a.mirrors:
 		case <-time.After(manifestsEvery):
