@@ -49,6 +49,17 @@ func (d *duties) prepare() error {
 			return cache.NewSharedIndexInformer(lw, kind.New(), 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 		})
 	}
+	// A node that is deleted loses its tunnels on every master at once.
+	_, err := d.informers.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		DeleteFunc: func(o any) {
+			if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(o); err == nil {
+				d.master.tunnels.Disconnect(key)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
 	return controller.Prepare(controller.Config{Informers: d.informers, Resources: resource.All()})
 }
 

@@ -61,6 +61,7 @@ type Master struct {
 	cert      *pki.Renewing
 	node      *raftnode.Node
 	tunnels   *tunnel.Registry
+	nodeKeys  *auth.NodeKeys
 	api       *api.Server
 	duties    *duties
 	admin     kubernetes.Interface // in process, as the administrator
@@ -171,6 +172,7 @@ func (m *Master) assemble() error {
 	if err != nil {
 		return err
 	}
+	m.nodeKeys = authn.Nodes
 	m.tunnels = tunnel.NewRegistry(m.log)
 	m.duties = &duties{master: m}
 	joins := join.New(join.Config{
@@ -194,7 +196,7 @@ func (m *Master) assemble() error {
 		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
 		Members:   func() any { return m.node.Members() },
 		Ready:     map[string]func(context.Context) error{"basic-namespaces": basicsExist(reader)},
-		Public:    joins.Public(),
+		Public:    m.public(joins, authn.Tokens),
 		Extra:     joins.Extra(),
 		Log:       m.log,
 	})
@@ -206,6 +208,25 @@ func (m *Master) assemble() error {
 		return err
 	}
 	return m.duties.prepare()
+}
+
+// public are the paths for machines that join, and the documents by which others verify service-account tokens.
+func (m *Master) public(joins *join.Server, tokens *auth.Tokens) map[string]http.Handler {
+	paths := joins.Public()
+	for path, document := range map[string]func() ([]byte, error){auth.DiscoveryPath: tokens.Discovery, auth.JWKSPath: tokens.JWKS} {
+		paths[path] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			body, err := document()
+			if err != nil {
+				m.log.Error("serving a token document", "path", path, "err", err)
+				http.Error(w, "the document cannot be made", http.StatusInternalServerError)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			// A client that went away is its own affair.
+			_, _ = w.Write(body)
+		})
+	}
+	return paths
 }
 
 // peerTransport carries requests to other masters, which prove to be one.

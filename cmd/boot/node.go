@@ -115,7 +115,7 @@ func (n *Node) join(ctx context.Context) error {
 	switch {
 	case err == nil:
 		err = n.loadSettings()
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, enroll.ErrExpired) && n.cfg.Token != "":
 		err = n.joinFirst(ctx, dir)
 	}
 	if err != nil {

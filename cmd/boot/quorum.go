@@ -110,12 +110,23 @@ func (m *Master) close() {
 	}
 }
 
+// serveRaft takes any master of the cluster's CA: a peer that slept through changes of membership does not know the leader that
+// wants to tell it.
 func (m *Master) serveRaft(conn *tls.Conn, _ pki.Peer) { m.node.HandleConn(conn) }
 
+// serveAgent takes the tunnel of a node that has not been removed.
 func (m *Master) serveAgent(conn *tls.Conn, peer pki.Peer) {
-	if node, ok := peer.Node(); ok {
-		m.tunnels.HandleConn(conn, node)
+	node, ok := peer.Node()
+	if !ok {
+		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := m.nodeKeys.Check(ctx, peer); err != nil {
+		m.log.Info("refused a node's tunnel", "node", node, "err", err)
+		return
+	}
+	m.tunnels.HandleConn(conn, node)
 }
 
 // members are all masters, as the quorum knows them now.
