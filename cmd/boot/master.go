@@ -196,8 +196,8 @@ func (m *Master) assemble() error {
 		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
 		Members:   func() any { return m.node.Members() },
 		Ready:     map[string]func(context.Context) error{"basic-namespaces": basicsExist(reader)},
-		Public:    m.public(joins, authn.Tokens),
-		Extra:     joins.Extra(),
+		Public:    joins.Public(),
+		Extra:     m.extra(joins, authn.Tokens),
 		Log:       m.log,
 	})
 	if err != nil {
@@ -210,9 +210,9 @@ func (m *Master) assemble() error {
 	return m.duties.prepare()
 }
 
-// public are the paths for machines that join, and the documents by which others verify service-account tokens.
-func (m *Master) public(joins *join.Server, tokens *auth.Tokens) map[string]http.Handler {
-	paths := joins.Public()
+// extra are the paths for members and administrators, and the documents by which others verify service-account tokens.
+func (m *Master) extra(joins *join.Server, tokens *auth.Tokens) map[string]http.Handler {
+	paths := joins.Extra()
 	for path, document := range map[string]func() ([]byte, error){auth.DiscoveryPath: tokens.Discovery, auth.JWKSPath: tokens.JWKS} {
 		paths[path] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			body, err := document()
