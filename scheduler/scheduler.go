@@ -81,7 +81,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !cache.WaitFor(ctx, "", synced...) {
 		return nil // ctx is done
 	}
 	s.cfg.Log.Info("scheduler started")
@@ -102,7 +102,7 @@ func (s *Scheduler) begin() {
 }
 
 // listen adds the handlers; remove takes away those that were added.
-func (s *Scheduler) listen() (synced []cache.InformerSynced, remove func(), err error) {
+func (s *Scheduler) listen() (synced []cache.DoneChecker, remove func(), err error) {
 	var undo []func()
 	remove = func() {
 		for _, f := range undo {
@@ -118,7 +118,7 @@ func (s *Scheduler) listen() (synced []cache.InformerSynced, remove func(), err 
 			err = fmt.Errorf("watch %s for the scheduler: %w", of, failed)
 			return
 		}
-		synced = append(synced, registration.HasSynced)
+		synced = append(synced, registration.HasSyncedChecker())
 		undo = append(undo, func() {
 			if failed := informer.RemoveEventHandler(registration); failed != nil {
 				s.cfg.Log.Warn("remove the scheduler's handler", "of", of, "error", failed)
