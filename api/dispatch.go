@@ -39,11 +39,22 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h := verbs[info.Verb]
-	if h == nil || (info.Verb == "create" && info.Name != "" && info.Subresource == "") {
+	if h == nil || wrongName(info) {
 		s.fail(w, r, apierrors.NewMethodNotSupported(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}, methodName(r, info)))
 		return
 	}
 	h.ServeHTTP(w, r)
+}
+
+// wrongName: what is created is named in the body, what is changed in the path.
+func wrongName(info *request.RequestInfo) bool {
+	switch info.Verb {
+	case "create":
+		return info.Name != "" && info.Subresource == ""
+	case "update", "patch":
+		return info.Name == ""
+	}
+	return false
 }
 
 func methodName(r *http.Request, info *request.RequestInfo) string {
