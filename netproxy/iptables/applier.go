@@ -31,7 +31,7 @@ type Applier struct {
 	log     *slog.Logger
 	use     variant
 	others  []variant
-	applied rules.Ruleset // nil: the kernel's state is not known
+	applied *rules.Ruleset // nil: the kernel's state is not known
 }
 
 // New chooses between the two kinds of iptables: legacy where it holds rules of others and nf_tables does not, else what
@@ -73,10 +73,10 @@ func (a *Applier) Apply(ctx context.Context, next rules.Ruleset) error {
 	if old == nil {
 		err = a.takeOver(ctx, next)
 	} else {
-		err = a.commit(ctx, old, next)
+		err = a.commit(ctx, *old, next)
 	}
 	if err == nil {
-		a.applied = next
+		a.applied = &next
 	}
 	return err
 }
@@ -121,7 +121,7 @@ func (a *Applier) Intact(ctx context.Context) bool {
 	if a.applied == nil {
 		return false
 	}
-	if a.use.restore(ctx, samples(a.applied)) == nil {
+	if a.use.restore(ctx, samples(*a.applied)) == nil {
 		return true
 	}
 	a.applied = nil
@@ -137,9 +137,9 @@ func samples(rs rules.Ruleset) string {
 				b.WriteString("-C " + h.Chain + " " + h.Rule + "\n")
 			}
 		}
-		for _, id := range rules.Permanent() {
-			if c := rs[id]; id.Table == table && c != nil {
-				for _, r := range c.Rules {
+		for _, c := range rs.Permanent() {
+			for _, r := range c.Rules {
+				if c.Table == table {
 					b.WriteString("-C " + c.Name + " " + r + "\n")
 				}
 			}
@@ -257,7 +257,7 @@ func (v variant) cleanup(ctx context.Context) error {
 		for v.restore(ctx, remove) == nil { // until there is none
 		}
 	}
-	for _, tx := range rules.Diff(rules.Unknown(ids), nil, pieces) {
+	for _, tx := range rules.Diff(rules.Unknown(ids), rules.Ruleset{}, pieces) {
 		errs = append(errs, v.restore(ctx, tx))
 	}
 	return errors.Join(errs...)

@@ -1,7 +1,7 @@
 package rules
 
 import (
-	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -48,14 +48,19 @@ type Desired struct {
 // Compile returns the rules for a desired state. The same state gives the same rules, whatever the order of its parts.
 func Compile(cfg Config, d Desired) Ruleset { return NewCompiler(cfg).Compile(d) }
 
-// Compiler compiles again and again; what a port compiled to is kept until the port changes. Not for concurrent use.
+// Compiler compiles again and again; what did not change is kept, so the cost is that of the change. Not for concurrent use.
 type Compiler struct {
-	cfg  Config
-	memo map[*services.Port]*unit
+	cfg    Config
+	ports  map[*services.Port]*unit
+	hosts  map[HostPort]*unit
+	groups map[ID]map[*unit]bool // who has entries in a shared chain
+	shared map[ID]*Chain         // built from groups
 }
 
 // NewCompiler returns a compiler without memory.
-func NewCompiler(cfg Config) *Compiler { return &Compiler{cfg: cfg, memo: map[*services.Port]*unit{}} }
+func NewCompiler(cfg Config) *Compiler {
+	return &Compiler{cfg: cfg, groups: map[ID]map[*unit]bool{}, shared: map[ID]*Chain{}}
+}
 
 // unit is what one service port compiles to.
 type unit struct {
@@ -63,7 +68,7 @@ type unit struct {
 	entries []entry  // in chains that it shares with others
 }
 
-// entry is a rule in a shared chain. Entries are ordered by their text, which begins with the address.
+// entry is a rule in a shared chain, where rules are ordered by their text, which begins with the address.
 type entry struct {
 	chain ID
 	level int
@@ -84,49 +89,76 @@ const (
 
 // Compile is as the function Compile.
 func (c *Compiler) Compile(d Desired) Ruleset {
-	rs := make(Ruleset, 4*len(d.Ports)+16)
-	memo := make(map[*services.Port]*unit, len(d.Ports))
-	shared := map[ID][]entry{}
-	add := func(u *unit) {
-		for _, ch := range u.chains {
-			rs[ch.ID] = ch
-		}
-		for _, e := range u.entries {
-			shared[e.chain] = append(shared[e.chain], e)
-		}
+	dirty := map[ID]bool{}
+	c.ports = renew(c, c.ports, d.Ports, c.port, dirty)
+	c.hosts = renew(c, c.hosts, d.HostPorts, hostPort, dirty)
+	for id := range dirty {
+		c.rebuild(id)
 	}
-	for _, p := range d.Ports {
-		u := c.memo[p]
-		if u == nil {
-			u = c.port(p)
-		}
-		memo[p] = u
-		add(u)
+	rs := Ruleset{units: make([]*unit, 0, len(c.ports)+len(c.hosts)), shared: maps.Clone(c.shared)}
+	for _, u := range c.ports {
+		rs.units = append(rs.units, u)
 	}
-	c.memo = memo
-	for _, hp := range d.HostPorts {
-		add(hostPort(hp))
+	for _, u := range c.hosts {
+		rs.units = append(rs.units, u)
 	}
-	c.frame(rs, shared)
-	for id, es := range shared {
-		slices.SortFunc(es, func(a, b entry) int { return cmp.Compare(a.rule, b.rule) })
-		rs[id] = &Chain{ID: id, Rules: rulesOf(es), level: es[0].level}
-	}
+	c.frame(rs.shared)
 	return rs
 }
 
-func rulesOf(es []entry) []string {
-	out := make([]string, len(es))
-	for i, e := range es {
-		out[i] = e.rule
+// renew compiles what is new, keeps what was there, and marks the shared chains that either touches.
+func renew[K comparable](c *Compiler, old map[K]*unit, items []K, compile func(K) *unit, dirty map[ID]bool) map[K]*unit {
+	next := make(map[K]*unit, len(items))
+	for _, item := range items {
+		u := old[item]
+		if u == nil {
+			u = compile(item)
+			for _, e := range u.entries {
+				if c.groups[e.chain] == nil {
+					c.groups[e.chain] = map[*unit]bool{}
+				}
+				c.groups[e.chain][u] = true
+				dirty[e.chain] = true
+			}
+		}
+		next[item] = u
 	}
-	return slices.Compact(out)
+	for item, u := range old {
+		if next[item] != nil {
+			continue
+		}
+		for _, e := range u.entries {
+			delete(c.groups[e.chain], u)
+			dirty[e.chain] = true
+		}
+	}
+	return next
 }
 
-// frame adds the chains that are always there.
-func (c *Compiler) frame(rs Ruleset, shared map[ID][]entry) {
+// rebuild makes a shared chain from the entries of all.
+func (c *Compiler) rebuild(id ID) {
+	if len(c.groups[id]) == 0 {
+		delete(c.groups, id)
+		delete(c.shared, id)
+		return
+	}
+	ch := &Chain{ID: id}
+	for u := range c.groups[id] {
+		for _, e := range u.entries {
+			if e.chain == id {
+				ch.Rules, ch.level = append(ch.Rules, e.rule), e.level
+			}
+		}
+	}
+	slices.Sort(ch.Rules)
+	ch.Rules = slices.Compact(ch.Rules)
+	c.shared[id] = ch
+}
+
+// frame adds the chains that are always there to those of services.
+func (c *Compiler) frame(shared map[ID]*Chain) {
 	put := func(table, name string, level int, rules ...string) {
-		rs[ID{table, name}] = &Chain{ID: ID{table, name}, Rules: rules, level: level}
+		shared[ID{table, name}] = &Chain{ID: ID{table, name}, Rules: rules, level: level}
 	}
 	put(nat, servicesChain, levelTop, c.dispatch(shared)...)
 	put(nat, markChain, levelMark, "-j MARK --or-mark "+strings.TrimSuffix(mark, "/0x4000"))
@@ -158,10 +190,8 @@ func (c *Compiler) frame(rs Ruleset, shared map[ID][]entry) {
 	put(filter, firewallChain, levelTop,
 		"! -s 127.0.0.0/8 -d 127.0.0.0/8 "+comment("others must not use route_localnet")+"-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP")
 	reject := byAddress(filter, shared)
-	if es, ok := shared[nodePortRejects]; ok {
-		slices.SortFunc(es, func(a, b entry) int { return cmp.Compare(a.rule, b.rule) })
-		reject = append(reject, rulesOf(es)...)
-		delete(shared, nodePortRejects)
+	if onNode, ok := shared[nodePortRejects]; ok {
+		reject = append(reject, onNode.Rules...)
 	}
 	put(filter, rejectChain, levelTop, append(reject, c.rejectUnknown()...)...)
 }
@@ -186,7 +216,7 @@ const rejectTCP = "REJECT --reject-with tcp-reset"
 var nodePortRejects = ID{filter, rejectChain}
 
 // dispatch leads from MGR-SERVICES to the chains of the /24s, of host ports and of node ports.
-func (c *Compiler) dispatch(shared map[ID][]entry) []string {
+func (c *Compiler) dispatch(shared map[ID]*Chain) []string {
 	const local = "-m addrtype --dst-type LOCAL "
 	rules := byAddress(nat, shared)
 	if _, ok := shared[ID{nat, hostPortsChain}]; ok {
@@ -199,7 +229,7 @@ func (c *Compiler) dispatch(shared map[ID][]entry) []string {
 }
 
 // byAddress leads to the chains of the /24s of a table.
-func byAddress(table string, shared map[ID][]entry) []string {
+func byAddress(table string, shared map[ID]*Chain) []string {
 	var rules []string
 	for id := range shared {
 		if net, ok := strings.CutPrefix(id.Name, addressPrefix); ok && id.Table == table {

@@ -21,6 +21,7 @@ package rules
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -36,8 +37,39 @@ type Chain struct {
 	level int
 }
 
-// Ruleset is all that should be in the kernel under our names.
-type Ruleset map[ID]*Chain
+// Ruleset is all that should be in the kernel under our names. It is immutable; the zero value has no chains.
+type Ruleset struct {
+	units  []*unit       // what belongs to one service port or host port
+	shared map[ID]*Chain // all other chains
+}
+
+// Chains returns all chains.
+func (r Ruleset) Chains() map[ID]*Chain { return r.unless(nil) }
+
+// unless returns the chains, without those of the given units.
+func (r Ruleset) unless(known map[*unit]bool) map[ID]*Chain {
+	all := maps.Clone(r.shared)
+	if all == nil {
+		all = map[ID]*Chain{}
+	}
+	for _, u := range r.units {
+		if known[u] {
+			continue
+		}
+		for _, c := range u.chains {
+			all[c.ID] = c
+		}
+	}
+	return all
+}
+
+func (r Ruleset) unitSet() map[*unit]bool {
+	set := make(map[*unit]bool, len(r.units))
+	for _, u := range r.units {
+		set[u] = true
+	}
+	return set
+}
 
 const (
 	nat    = "nat"
@@ -70,15 +102,21 @@ func Hooks() []Hook {
 	}
 }
 
-// Permanent are chains that every ruleset has, and whose rules do not depend on services.
-func Permanent() []ID {
-	return []ID{{nat, postroutingChain}, {nat, markChain}, {filter, forwardChain}, {filter, firewallChain}}
+// Permanent returns the chains that every ruleset has, and whose rules do not depend on services.
+func (r Ruleset) Permanent() []*Chain {
+	var out []*Chain
+	for _, id := range []ID{{nat, postroutingChain}, {nat, markChain}, {filter, forwardChain}, {filter, firewallChain}} {
+		if c := r.shared[id]; c != nil {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // String prints the ruleset as iptables-restore reads it, in a stable order.
 func (r Ruleset) String() string {
 	var b strings.Builder
-	for _, tx := range Diff(nil, r, 0) {
+	for _, tx := range Diff(Ruleset{}, r, 0) {
 		b.WriteString(tx)
 	}
 	return b.String()
@@ -89,14 +127,16 @@ func (r Ruleset) String() string {
 // size, so what is larger is split, in an order in which every step leaves the rules usable: first new endpoints,
 // then the chains that lead to them, in the end what is no longer needed.
 func Diff(old, next Ruleset, limit int) []string {
+	// Most units are in both; their chains need no look.
+	was, is := old.unless(next.unitSet()), next.unless(old.unitSet())
 	var changed, stale []*Chain
-	for id, c := range next {
-		if o := old[id]; o != c && (o == nil || !slices.Equal(o.Rules, c.Rules)) {
+	for id, c := range is {
+		if o := was[id]; o != c && (o == nil || !slices.Equal(o.Rules, c.Rules)) {
 			changed = append(changed, c)
 		}
 	}
-	for id, c := range old {
-		if next[id] == nil {
+	for id, c := range was {
+		if is[id] == nil {
 			stale = append(stale, c)
 		}
 	}
@@ -127,9 +167,9 @@ func Diff(old, next Ruleset, limit int) []string {
 // Unknown stands for chains that are in the kernel with unknown content: against it, Diff writes every chain of the next
 // ruleset and removes those that it lacks.
 func Unknown(ids []ID) Ruleset {
-	r := make(Ruleset, len(ids))
+	r := Ruleset{shared: make(map[ID]*Chain, len(ids))}
 	for _, id := range ids {
-		r[id] = &Chain{ID: id, Rules: []string{"unknown"}}
+		r.shared[id] = &Chain{ID: id, Rules: []string{"unknown"}}
 	}
 	return r
 }
