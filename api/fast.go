@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -219,7 +220,7 @@ func (e *endpoint) fastWatch(ctx context.Context, w http.ResponseWriter, r *http
 	if err != nil {
 		return err
 	}
-	if info, _ := request.RequestInfoFrom(ctx); info.Name != "" && options.FieldSelector == nil {
+	if info, _ := request.RequestInfoFrom(ctx); info.Name != "" && (options.FieldSelector == nil || options.FieldSelector.Empty()) {
 		options.FieldSelector = fields.OneTermEqualSelector("metadata.name", info.Name)
 	}
 	timeout := time.Duration(float64(minWatch) * (1 + rand.Float64()))
@@ -290,8 +291,12 @@ func (f *frameWriter) bookmark(revision uint64, initial bool) error {
 }
 
 func (f *frameWriter) fail(err error) {
+	status, merr := json.Marshal(statusObject(err))
+	if merr != nil {
+		return
+	}
 	_, _ = f.buf.WriteString(`{"type":"ERROR","object":`)
-	_ = writeJSON(f.buf, statusObject(err))
+	_, _ = f.buf.Write(status)
 	if f.end() == nil {
 		_ = f.flush()
 	}

@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -129,12 +130,11 @@ func TestWatchEnds(t *testing.T) {
 func TestWatchTooOld(t *testing.T) {
 	c := start(t)
 	c.fill(1)
-	body := `{"data":{"k":"` + strings.Repeat("x", 900<<10) + `"}}`
-	for range 60 { // 54 MB through a history of 32
-		if a := c.do("PATCH", cms+"/cm-00", body, "Content-Type", "application/merge-patch+json"); a.code != 200 {
+	text := strings.Repeat("x", 900<<10)
+	for i := range 60 { // 54 MB through a history of 32
+		if a := c.do("PATCH", cms+"/cm-00", fmt.Sprintf(`{"data":{"k":"%d %s"}}`, i, text), "Content-Type", "application/merge-patch+json"); a.code != 200 {
 			t.Fatalf("patch: %d", a.code)
 		}
-		body = strings.Replace(body, `"x`, `"yx`, 1)
 	}
 	e := c.watch(cms + "?watch=1&resourceVersion=1")()
 	if e.Type != "ERROR" || e.Object.Kind != "Status" || e.Object.Code != 410 {
