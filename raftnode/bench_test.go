@@ -162,3 +162,30 @@ func BenchmarkReadIndex(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkLeaderLoss measures the time from the end of the leader to the first write that another one acknowledges.
+func BenchmarkLeaderLoss(b *testing.B) {
+	var total, worst time.Duration
+	for range b.N {
+		b.StopTimer()
+		peers := newDiskCluster(b, nil)
+		if _, err := peers[0].node.Propose(b.Context(), put(fsm.Create, "x", "1")); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		start := time.Now()
+		var closing sync.WaitGroup
+		closing.Go(func() { peers[0].close(b) })
+		for {
+			leader := untilLeads(b, peers[1].node, peers[2].node)
+			if _, err := leader.Propose(b.Context(), put(fsm.Update, "x", "2")); err == nil {
+				break
+			}
+		}
+		d := time.Since(start)
+		total, worst = total+d, max(worst, d)
+		closing.Wait()
+	}
+	b.ReportMetric(float64(total.Milliseconds())/float64(b.N), "ms/loss")
+	b.ReportMetric(float64(worst.Milliseconds()), "ms/worst")
+}

@@ -144,6 +144,7 @@ func (n *Node) start() error {
 		n.wg.Go(n.proposeLoop)
 	}
 	n.wg.Go(n.pushCommits)
+	n.wg.Go(n.watchLeader)
 	n.wg.Go(n.housekeep)
 	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.promote) })
 	n.wg.Go(n.shutDownFailed)

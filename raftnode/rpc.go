@@ -21,6 +21,7 @@ const (
 	methodReadIndex = 'i' // → index that the leader has confirmed
 	methodStatus    = 's' // → JSON of peerStatus
 	methodHash      = 'h' // index → state hash at that index
+	methodLinger    = 'l' // → nothing, after a while; ends early only with the process or the connection
 )
 
 const (
@@ -177,6 +178,9 @@ func (n *Node) answer(ctx context.Context, request []byte) ([]byte, error) {
 	case len(request) == 1 && request[0] == methodReadIndex:
 		index, err := n.leaderReads.wait(ctx)
 		return binary.BigEndian.AppendUint64(nil, index), err
+	case len(request) == 1 && request[0] == methodLinger:
+		<-ctx.Done()
+		return nil, nil
 	case len(request) == 1 && request[0] == methodStatus:
 		return json.Marshal(n.status())
 	case len(request) == 9 && request[0] == methodHash:

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"mgr/raftnode"
@@ -99,7 +100,7 @@ func (w *network) tryDial(from, to string) (net.Conn, <-chan struct{}, error) {
 	n := w.peers[to]
 	switch {
 	case n == nil || w.state[from] == cut || w.state[to] == cut:
-		return nil, nil, fmt.Errorf("%s: connection refused", to)
+		return nil, nil, fmt.Errorf("%s: %w", to, syscall.ECONNREFUSED)
 	case w.state[from] == frozen || w.state[to] == frozen:
 		return nil, w.changed, nil
 	}

@@ -1,0 +1,86 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// A leader whose process has died is noticed by silence only after Timing.Heartbeat or up to twice that. But its host says so
+// at once: connections break and new ones are refused. So every follower keeps a question open at the leader; when that
+// breaks, the leader's port refuses, and no heartbeat has come for a while, it stands for election at once, by the
+// message by which a leader hands over (TimeoutNow), sent to itself. Should the leader be alive after all, it is
+// deposed by an ordinary election, which is safe. A leader that is cut off or hangs is still found by silence.
+
+// watchLeader runs on every peer.
+func (n *Node) watchLeader() {
+	for n.ctx.Err() == nil {
+		id, addr, self := n.Leader()
+		if id == "" || self {
+			n.pause(n.ctx, n.config.Timing.Heartbeat/2)
+			continue
+		}
+		ctx, cancel := context.WithTimeout(n.ctx, 2*n.config.Timing.RPC)
+		_, err := n.rpc.call(ctx, id, addr, []byte{methodLinger})
+		cancel()
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) || n.refuses(id, addr) {
+			n.succeed(id)
+		}
+		n.pause(n.ctx, n.config.Timing.Heartbeat/2)
+	}
+}
+
+// refuses says whether nobody listens at a peer's address.
+func (n *Node) refuses(id, addr string) bool {
+	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.RPC)
+	defer cancel()
+	_, err := n.rpc.call(ctx, id, addr, []byte{methodTerm})
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// succeed stands for election if the dead peer is still thought to lead. Voters take turns, in the order of the
+// configuration, so that they do not split the votes.
+func (n *Node) succeed(dead string) {
+	silence := n.config.Timing.Heartbeat / 4 // heartbeats come every 1/10 to 1/5
+	turn, ok := n.turn(dead)
+	if !ok {
+		return
+	}
+	n.pause(n.ctx, silence+time.Duration(turn)*n.config.Timing.Heartbeat/2)
+	leader, _, _ := n.Leader()
+	if n.ctx.Err() != nil || leader != "" && leader != dead || time.Since(n.raft.LastContact()) < silence ||
+		n.raft.State() != raft.Follower {
+		return
+	}
+	n.config.Log.Info("the leader's process is gone: standing for election", "leader", dead)
+	me := n.transport.EncodePeer(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr))
+	request := raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.config.ID), Addr: me,
+	}}
+	var response raft.TimeoutNowResponse
+	err := n.transport.TimeoutNow(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr), &request, &response)
+	if err != nil {
+		n.config.Log.Warn("cannot stand for election before the timeout", "error", err)
+	}
+}
+
+// turn is this peer's place among the voters without the dead one; false if it does not vote.
+func (n *Node) turn(dead string) (turn int, ok bool) {
+	voters, _ := n.voters()
+	for _, v := range voters {
+		switch string(v.ID) {
+		case n.config.ID:
+			return turn, true
+		case dead:
+		default:
+			turn++
+		}
+	}
+	return 0, false
+}
