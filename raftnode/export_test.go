@@ -19,7 +19,7 @@ type Hang struct {
 func HangingStorage() (*Storage, *Hang) {
 	s := MemoryStorage()
 	h := &Hang{LogStore: s.log}
-	s.log = h
+	s.log, s.stable = h, hangingStable{s.stable, h}
 	return s, h
 }
 
@@ -35,14 +35,34 @@ func (h *Hang) Set(hang bool) {
 	}
 }
 
-func (h *Hang) StoreLogs(logs []*raft.Log) error {
+func (h *Hang) wait() {
 	h.mu.Lock()
 	resume := h.resume
 	h.mu.Unlock()
 	if resume != nil {
 		<-resume
 	}
+}
+
+func (h *Hang) StoreLogs(logs []*raft.Log) error {
+	h.wait()
 	return h.LogStore.StoreLogs(logs)
+}
+
+// hangingStable keeps the vote on the same disk.
+type hangingStable struct {
+	raft.StableStore
+	h *Hang
+}
+
+func (s hangingStable) Set(key, value []byte) error {
+	s.h.wait()
+	return s.StableStore.Set(key, value)
+}
+
+func (s hangingStable) SetUint64(key []byte, value uint64) error {
+	s.h.wait()
+	return s.StableStore.SetUint64(key, value)
 }
 
 // newTestLog logs into the test's output.
