@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
@@ -61,6 +62,15 @@ func newCluster(t *testing.T) *cluster {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.informers = informers.NewSharedInformerFactory(c.Client, 0)
+	for _, kind := range resource.All() { // as boot does: straight from the state, objects shared with everybody
+		if kind.TTL != 0 || kind.Stored != nil {
+			continue
+		}
+		lw := c.ListWatch(kind.GroupVersionResource)
+		c.informers.InformerFor(kind.New(), func(kubernetes.Interface, time.Duration) cache.SharedIndexInformer {
+			return cache.NewSharedIndexInformer(lw, kind.New(), 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+		})
+	}
 	if err := Prepare(Config{Informers: c.informers, Resources: resource.All()}); err != nil {
 		t.Fatal(err)
 	}

@@ -185,7 +185,7 @@ func TestDeploymentSurvivesAHashCollision(t *testing.T) {
 func TestDeploymentTellsWhySetsCannotMakePods(t *testing.T) {
 	c := newCluster(t)
 	ctx := context.Background()
-	c.lead(func(cfg *Config) { cfg.Client = refusePods(c, func() bool { return true }) })
+	c.lead(func(cfg *Config) { cfg.Client = refusePods(c) })
 	c.must(c.Client.AppsV1().Deployments("default").Create(ctx, deployment("web", 1, appsv1.RollingUpdateDeploymentStrategyType), metav1.CreateOptions{}))
 	c.eventually("ReplicaFailure", func() error {
 		d, err := c.Client.AppsV1().Deployments("default").Get(ctx, "web", metav1.GetOptions{})

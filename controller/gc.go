@@ -246,10 +246,10 @@ func (c *garbageCollector) patch(ctx context.Context, k *collectedKind, o metav1
 	return err
 }
 
+// warn tells of a reference from an object without a namespace to an owner that has one.
 func (c *garbageCollector) warn(k *collectedKind, o metav1.Object, ref metav1.OwnerReference) {
 	about := &corev1.ObjectReference{
-		APIVersion: k.GVK().GroupVersion().String(), Kind: k.Kind.Kind,
-		Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUID(), ResourceVersion: o.GetResourceVersion(),
+		APIVersion: k.GVK().GroupVersion().String(), Kind: k.Kind.Kind, Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUID(),
 	}
 	c.events.Eventf(about, corev1.EventTypeWarning, "OwnerRefInvalidNamespace",
 		"ownerRef [%s/%s, namespace: %s, name: %s, uid: %s] does not exist in namespace %q", ref.APIVersion, ref.Kind, o.GetNamespace(), ref.Name, ref.UID, o.GetNamespace())

@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
@@ -66,7 +67,9 @@ func (c *garbageCollector) classify(ctx context.Context, k *collectedKind, o met
 		ok, namespace, known := c.resolve(o, ref)
 		if !known {
 			// Whatever it means, it is no reason to destroy something.
-			c.warn(k, o, ref)
+			if gv, err := schema.ParseGroupVersion(ref.APIVersion); err == nil && c.byKind[gv.WithKind(ref.Kind).GroupKind()] != nil {
+				c.warn(k, o, ref)
+			}
 			out.solid = append(out.solid, ref)
 			continue
 		}

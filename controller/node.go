@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,12 +35,18 @@ type nodeLifecycle struct {
 	events     record.EventRecorder
 	// taintSeen is when this leadership first saw a NoExecute taint that does not say since when it is there.
 	taintSeen *since
+
+	mu      sync.Mutex
+	judged  time.Time // when verdict was found
+	verdict bool      // may pods be evicted
 }
 
 const (
 	nodeWorkers = 8
 	// lostNodeLook is how often a lost node and the others' state are looked at.
 	lostNodeLook = time.Second
+	// verdictAge is how long a judgement of all nodes holds.
+	verdictAge = 100 * time.Millisecond
 	// byNode is the index of pods by the node they are bound to.
 	byNode = "mgr/node"
 )
@@ -101,24 +108,21 @@ func (c *nodeLifecycle) reconcile(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	all, err := c.nodes.List(labels.Everything())
-	if err != nil {
-		return err
+	evict := false
+	if !nodeReady(node) {
+		if evict, err = c.mayEvictNow(now); err != nil {
+			return err
+		}
 	}
-	evict := mayEvict(all, func(n *corev1.Node) bool { return nodeReady(n) && c.silence(n, now) < c.grace/2 })
 	if node, err = c.taint(ctx, node, planTaints(node, evict, now)); err != nil {
 		return err
 	}
-	pods, err := indexed[*corev1.Pod](c.pods, byNode, name)
+	if nodeReady(node) && len(noExecute(node)) == 0 {
+		c.taintSeen.forget(name)
+		return Again(c.grace - silent)
+	}
+	next, err := c.treatPods(ctx, node, now)
 	if err != nil {
-		return err
-	}
-	err = nil
-	if lost(node) {
-		err = inParallel(pods, func(p *corev1.Pod) error { return c.markNotReady(ctx, p, now) })
-	}
-	next, evictErr := c.evictFrom(ctx, node, pods, now)
-	if err := errors.Join(err, evictErr); err != nil {
 		return err
 	}
 	if nodeReady(node) {
@@ -127,6 +131,37 @@ func (c *nodeLifecycle) reconcile(ctx context.Context, name string) error {
 		next = min(next, lostNodeLook)
 	}
 	return Again(next)
+}
+
+// treatPods takes the pods of a lost node out of service and evicts those that do not tolerate the node's taints; next is
+// when another one is due.
+func (c *nodeLifecycle) treatPods(ctx context.Context, node *corev1.Node, now time.Time) (next time.Duration, err error) {
+	pods, err := indexed[*corev1.Pod](c.pods, byNode, node.Name)
+	if err != nil {
+		return 0, err
+	}
+	if lost(node) {
+		err = inParallel(pods, func(p *corev1.Pod) error { return c.markNotReady(ctx, p, now) })
+	}
+	next, evictErr := c.evictFrom(ctx, node, pods, now)
+	return next, errors.Join(err, evictErr)
+}
+
+// mayEvictNow judges all nodes together. A node that has been silent for half the grace counts as ill: when the leader was
+// cut off, no node is lost long before the others. The verdict is kept for a moment, because all ill nodes ask for it.
+func (c *nodeLifecycle) mayEvictNow(now time.Time) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(c.judged) < verdictAge {
+		return c.verdict, nil
+	}
+	all, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return false, err
+	}
+	c.verdict = mayEvict(all, func(n *corev1.Node) bool { return nodeReady(n) && c.silence(n, now) < c.grace/2 })
+	c.judged = now
+	return c.verdict, nil
 }
 
 // silence is how long the node has not been heard of, as far as this leadership can know.

@@ -168,13 +168,15 @@ func TestReplicaSetAdoptsAndReleases(t *testing.T) {
 	})
 }
 
-// refusePods is a client whose creations of pods fail while on is true.
-func refusePods(c *cluster, on func() bool) kubernetes.Interface {
+// clientWith is a client whose creations of pods are seen, and may be refused, by hook.
+func clientWith(c *cluster, hook func() error) kubernetes.Interface {
 	cfg := rest.CopyConfig(c.Config)
 	cfg.Wrap(func(rt http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
-			if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/pods") && on() {
-				return nil, errors.New("no pods today")
+			if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/pods") {
+				if err := hook(); err != nil {
+					return nil, err
+				}
 			}
 			return rt.RoundTrip(r)
 		})
@@ -184,6 +186,10 @@ func refusePods(c *cluster, on func() bool) kubernetes.Interface {
 	return client
 }
 
+func refusePods(c *cluster) kubernetes.Interface {
+	return clientWith(c, func() error { return errors.New("no pods today") })
+}
+
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
@@ -191,8 +197,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func TestReplicaFailureIsReportedAndForgotten(t *testing.T) {
 	c := newCluster(t)
 	ctx := context.Background()
-	refuse := true
-	stop := c.lead(func(cfg *Config) { cfg.Client = refusePods(c, func() bool { return refuse }) })
+	stop := c.lead(func(cfg *Config) { cfg.Client = refusePods(c) })
 	sets := c.Client.AppsV1().ReplicaSets("default")
 	c.must(sets.Create(ctx, replicaSet("web", 2), metav1.CreateOptions{}))
 	c.eventually("ReplicaFailure", func() error {
@@ -206,7 +211,6 @@ func TestReplicaFailureIsReportedAndForgotten(t *testing.T) {
 		return nil
 	})
 	stop()
-	refuse = false
 	c.lead()
 	c.replicasReach("web", 2, false)
 	got, err := sets.Get(ctx, "web", metav1.GetOptions{})
