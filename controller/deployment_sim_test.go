@@ -198,14 +198,15 @@ func TestScalingInTheMiddleOfARollout(t *testing.T) {
 			case 2:
 				w.d.Spec.Paused = !w.d.Spec.Paused
 			case 3, 4, 5:
+				before := w.sizes()
 				w.step()
+				if !rolling(w.d) && !w.d.Spec.Paused {
+					w.oneTemplate(t, before)
+				}
 			default:
 				if names := w.names(); len(names) > 0 {
 					w.play(rapid.SampledFrom(names).Draw(t, "set"), rapid.Bool().Draw(t, "healthy"))
 				}
-			}
-			if !rolling(w.d) {
-				w.oneTemplate(t)
 			}
 		}
 		w.d.Spec.Paused = false
@@ -214,16 +215,25 @@ func TestScalingInTheMiddleOfARollout(t *testing.T) {
 	})
 }
 
-// oneTemplate: a Deployment that recreates never asks for pods of two templates at once.
-func (w *world) oneTemplate(t *rapid.T) {
-	n := 0
-	for _, s := range w.sets {
-		if replicasOf(s.ReplicaSet) > 0 {
-			n++
-		}
+func (w *world) sizes() map[string]int32 {
+	out := map[string]int32{}
+	for n, s := range w.sets {
+		out[n] = replicasOf(s.ReplicaSet)
 	}
-	if n > 1 {
-		t.Fatalf("two templates at once: %s", w)
+	return out
+}
+
+// oneTemplate: a Deployment that recreates gives no set its first pods while another one's are still there.
+func (w *world) oneTemplate(t *rapid.T, before map[string]int32) {
+	for _, n := range w.names() {
+		if before[n] > 0 || replicasOf(w.sets[n].ReplicaSet) == 0 {
+			continue
+		}
+		for _, other := range w.names() {
+			if other != n && (w.sets[other].pods > 0 || replicasOf(w.sets[other].ReplicaSet) > 0) {
+				t.Fatalf("%s begins before %s has ended: %s", n, other, w)
+			}
+		}
 	}
 }
 

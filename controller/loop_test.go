@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,7 +115,12 @@ func TestLoopRetriesPanicsErrorsAndAgain(t *testing.T) {
 		seen := map[string][]time.Duration{}
 		var mu sync.Mutex
 		began := time.Now()
-		c := Controller{Name: "c", Workers: 2, Start: []string{"start"}, Inputs: []Input{{Informer: s, Keys: objectKey}},
+		var heard atomic.Int32
+		keys := func(old, new any) []string {
+			heard.Add(1)
+			return objectKey(old, new)
+		}
+		c := Controller{Name: "c", Workers: 2, Start: []string{"start"}, Inputs: []Input{{Informer: s, Keys: keys}},
 			Reconcile: func(_ context.Context, key string) error {
 				mu.Lock()
 				defer mu.Unlock()
@@ -154,10 +160,11 @@ func TestLoopRetriesPanicsErrorsAndAgain(t *testing.T) {
 			t.Errorf("metrics heard of %d panics, %d failures, %d successes; want 2, 5, 7", m.panicked, m.failures, m.ok)
 		}
 		// Handlers are gone: nothing more is reconciled, and a new run starts from what is there.
+		before := heard.Load()
 		s.add("late", "9")
 		synctest.Wait()
-		if len(seen["late"]) > 0 {
-			t.Error("a reconcile ran after the end of the leadership")
+		if len(seen["late"]) > 0 || heard.Load() != before {
+			t.Error("a handler or a reconcile ran after the end of the leadership")
 		}
 		ctx, cancel = context.WithCancel(t.Context())
 		go func() { done <- runLoops(ctx, []Controller{c}, nil, m, slog.New(slog.DiscardHandler)) }()
