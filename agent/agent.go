@@ -53,7 +53,8 @@ type Config struct {
 	Reserved v1.ResourceList
 
 	// Masters are the addresses ("host:port") known at the start; more are learned from the endpoints of the kubernetes
-	// service. OnMasters is told whenever the list changes, to pass it on to the client's transport.
+	// service. OnMasters is told whenever that list changes, to pass it on to the client's transport: first what was
+	// learned, then what else was known at the start, in case that all learned ones are lost.
 	Masters   []string
 	OnMasters func(addrs []string)
 	// DialTunnel opens the connection to a master on which the agent serves; nil: no tunnels.

@@ -53,7 +53,7 @@ func (a *Agent) runTunnels(ctx context.Context) {
 		case masters = <-changes:
 			a.log.Info("the masters are", "addrs", masters)
 			if a.cfg.OnMasters != nil {
-				a.cfg.OnMasters(masters)
+				a.cfg.OnMasters(unique(append(slices.Clone(masters), a.cfg.Masters...)))
 			}
 		}
 	}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"encoding/base64"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/distribution/reference"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+func plainAgent() *Agent {
+	return &Agent{cfg: Config{NodeName: "n1", ClusterDomain: "cluster.local", ClusterDNS: netip.MustParseAddr("10.43.0.10"), CgroupRoot: "kubepods"}}
+}
+
+func TestResolver(t *testing.T) {
+	host := resolver{servers: []string{"192.0.2.1"}, searches: []string{"corp.example"}, options: []string{"timeout:2"}}
+	for _, c := range []struct {
+		name string
+		spec v1.PodSpec
+		want string
+	}{
+		{"cluster first", v1.PodSpec{DNSPolicy: v1.DNSClusterFirst}, "search ns.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.43.0.10\noptions ndots:5\n"},
+		{"host network", v1.PodSpec{DNSPolicy: v1.DNSClusterFirst, HostNetwork: true}, "search corp.example\nnameserver 192.0.2.1\noptions timeout:2\n"},
+		{"host network, cluster first", v1.PodSpec{DNSPolicy: v1.DNSClusterFirstWithHostNet, HostNetwork: true}, "search ns.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.43.0.10\noptions ndots:5\n"},
+		{"none, with its own", v1.PodSpec{DNSPolicy: v1.DNSNone, DNSConfig: &v1.PodDNSConfig{Nameservers: []string{"1.1.1.1"}, Searches: []string{"a.b"}, Options: []v1.PodDNSConfigOption{{Name: "ndots", Value: ptr.To("2")}, {Name: "edns0"}}}}, "search a.b\nnameserver 1.1.1.1\noptions ndots:2 edns0\n"},
+		{"default, merged", v1.PodSpec{DNSPolicy: v1.DNSDefault, DNSConfig: &v1.PodDNSConfig{Nameservers: []string{"1.1.1.1", "192.0.2.1"}, Options: []v1.PodDNSConfigOption{{Name: "timeout", Value: ptr.To("5")}}}}, "search corp.example\nnameserver 192.0.2.1\nnameserver 1.1.1.1\noptions timeout:5\n"},
+	} {
+		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns"}, Spec: c.spec}
+		if got := plainAgent().resolver(pod, host).String(); got != c.want {
+			t.Errorf("%s:\n%swant\n%s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestHostsFile(t *testing.T) {
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "ns"}, Spec: v1.PodSpec{Hostname: "h", Subdomain: "sub",
+		HostAliases: []v1.HostAlias{{IP: "1.2.3.4", Hostnames: []string{"a", "b"}}}}}
+	want := "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\n" +
+		"fe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n10.42.0.7\th.sub.ns.svc.cluster.local\th\n\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"
+	if got := plainAgent().hostsFile(pod, []netip.Addr{netip.MustParseAddr("10.42.0.7")}); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestHostname(t *testing.T) {
+	for want, spec := range map[string]v1.PodSpec{
+		"web": {}, "h": {Hostname: "h"}, "n1": {HostNetwork: true}, "other": {HostnameOverride: ptr.To("other")},
+		"web.sub.ns.svc.cluster.local": {Subdomain: "sub", SetHostnameAsFQDN: ptr.To(true)},
+	} {
+		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "ns"}, Spec: spec}
+		if got := plainAgent().hostname(pod); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func TestPullSecrets(t *testing.T) {
+	b64 := base64.StdEncoding.EncodeToString([]byte("user:pa:ss"))
+	config := func(s string) *v1.Secret {
+		return &v1.Secret{Data: map[string][]byte{v1.DockerConfigJsonKey: []byte(s)}}
+	}
+	for _, c := range []struct {
+		image, config string
+		want          []RegistryAuth
+	}{
+		{"reg.example/a/b:1", `{"auths":{"reg.example":{"auth":"` + b64 + `"}}}`, []RegistryAuth{{Registry: "reg.example", Username: "user", Password: "pa:ss"}}},
+		{"reg.example/a/b:1", `{"auths":{"https://reg.example/v2/":{"username":"u","password":"p"}}}`, []RegistryAuth{{Registry: "reg.example", Username: "u", Password: "p"}}},
+		{"reg.example/a/b:1", `{"auths":{"reg.example/other":{"username":"u"}}}`, nil},
+		{"reg.example/a/b:1", `{"auths":{"reg.example/a":{"username":"u"}}}`, []RegistryAuth{{Registry: "reg.example", Username: "u"}}},
+		{"reg.example/ab:1", `{"auths":{"reg.example/a":{"username":"u"}}}`, nil},
+		{"nginx", `{"auths":{"https://index.docker.io/v1/":{"username":"u"}}}`, []RegistryAuth{{Registry: "docker.io", Username: "u"}}},
+		{"other.example/x", `{"auths":{"reg.example":{"username":"u"}}}`, nil},
+	} {
+		named, err := reference.ParseNormalizedNamed(c.image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := authsFor(config(c.config), named)
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s with %s: %+v %v", c.image, c.config, got, err)
+		}
+	}
+	named, _ := reference.ParseNormalizedNamed("x")
+	if _, err := authsFor(config("{"), named); err == nil {
+		t.Error("rubbish was accepted")
+	}
+}
+
+func TestSecurity(t *testing.T) {
+	pod := &v1.Pod{Spec: v1.PodSpec{SecurityContext: &v1.PodSecurityContext{
+		RunAsUser: ptr.To[int64](1), RunAsGroup: ptr.To[int64](2), FSGroup: ptr.To[int64](3), SupplementalGroups: []int64{4},
+		SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault},
+	}}}
+	c := &v1.Container{SecurityContext: &v1.SecurityContext{
+		RunAsUser: ptr.To[int64](5), AllowPrivilegeEscalation: ptr.To(false), ReadOnlyRootFilesystem: ptr.To(true),
+		Capabilities: &v1.Capabilities{Add: []v1.Capability{"NET_ADMIN"}, Drop: []v1.Capability{"ALL"}},
+	}}
+	var s ContainerSpec
+	security(&s, pod, c)
+	if *s.User != 5 || *s.Group != 2 || !slices.Equal(s.SupplementalGroups, []int64{4, 3}) || !s.NoNewPrivileges || !s.ReadOnlyRoot ||
+		s.SeccompProfile != "runtime/default" || s.CapAdd[0] != "NET_ADMIN" || s.CapDrop[0] != "ALL" {
+		t.Errorf("spec %+v", s)
+	}
+	s = ContainerSpec{}
+	security(&s, &v1.Pod{}, &v1.Container{})
+	if s.User != nil || s.NoNewPrivileges || s.SeccompProfile != "unconfined" {
+		t.Errorf("spec %+v", s)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	for _, c := range []struct {
+		requests, limits string
+		shares           uint64
+		quota, memory    int64
+	}{
+		{"", "", 2, 0, 0},
+		{"cpu=250m", "", 256, 0, 0},
+		{"", "cpu=1500m,memory=1Ki", 1536, 150_000, 1024},
+		{"cpu=1m", "cpu=1m", 2, 1000, 0},
+	} {
+		var s ContainerSpec
+		limits(&s, &v1.Container{Resources: v1.ResourceRequirements{Requests: quantities(c.requests), Limits: quantities(c.limits)}})
+		if s.CPUShares != c.shares || s.CPUQuota != c.quota || s.MemoryLimit != c.memory {
+			t.Errorf("%q %q: %+v", c.requests, c.limits, s)
+		}
+	}
+}
