@@ -146,12 +146,15 @@ func (n *realNode) deleteAll() {
 	})
 }
 
-func (n *realNode) until(what string, ok func() bool) {
+func (n *realNode) until(what string, ok func() bool, state ...func() any) {
 	n.t.Helper()
 	deadline := time.After(30 * time.Second)
 	for !ok() {
 		select {
 		case <-deadline:
+			for _, s := range state {
+				n.t.Logf("%+v", s())
+			}
 			n.t.Fatalf("did not happen: %s", what)
 		case <-time.After(2 * time.Millisecond):
 		}
@@ -182,7 +185,7 @@ func (n *realNode) wait(name, what string, fits func(*v1.Pod) bool) *v1.Pod {
 		got, err := n.client.CoreV1().Pods("default").Get(n.t.Context(), name, metav1.GetOptions{})
 		pod = got
 		return err == nil && fits(got)
-	})
+	}, func() any { return pod.Status.ContainerStatuses })
 	return pod
 }
 

@@ -280,7 +280,7 @@ func (w *worker) ended(m *member, c *Container) {
 	w.explain(m, c)
 	m.Current = c
 	m.Started, m.Ready, m.Hooked, m.Kill, m.Wait = false, false, false, nil, nil
-	w.log.Info("container ended", "container", m.Spec.Name, "attempt", c.Attempt, "exitCode", c.ExitCode, "oom", c.OOMKilled)
+	w.log.Info("container ended", "container", m.Spec.Name, "attempt", c.Attempt, "exitCode", c.ExitCode, "oom", c.OOMKilled, "message", c.Error)
 }
 
 // show publishes what others read.
