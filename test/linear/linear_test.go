@@ -98,7 +98,7 @@ func TestLeaderKills(t *testing.T) {
 	case porcupine.Unknown:
 		t.Error("linearizability could not be decided in two minutes")
 	}
-	missing := w.checkWatches(t, watchers)
+	missing := w.checkWatches(t, watchers, last)
 	t.Logf("%d leader kills: %d acknowledged writes, %d of unknown outcome, %d reads, linearizable; %d watchers over %d events, %d missing",
 		n, writes, unknown, reads, len(watchers), len(watchers[0].events), missing)
 	t.Logf("after kill -9 of the leader: first accepted write %s; new pod placed %s", figures.write, figures.place)
