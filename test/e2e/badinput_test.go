@@ -50,7 +50,7 @@ func statuses(t *testing.T, c *cluster.Cluster) {
 		code                     int
 		want                     string
 	}{
-		{"unknown path", "GET", "/nothing/here", "", 404, "page not found"},
+		{"unknown path", "GET", "/nothing/here", "", 404, "could not find the requested resource"},
 		{"unknown resource", "GET", "/api/v1/namespaces/default/pots", "", 404, "could not find the requested resource"},
 		{"not JSON", "POST", "/api/v1/namespaces/default/configmaps", "{", 400, "Status"},
 		{"oversize", "POST", "/api/v1/namespaces/default/configmaps", `{"data":{"k":"` + strings.Repeat("x", 4<<20) + `"}}`, 413, "too large"},
@@ -132,14 +132,14 @@ func expiredToken(t *testing.T, c *cluster.Cluster) {
 	id := strings.Split(token, ".")[2]
 	cluster.Eventually(t, 20*time.Second, "the token expires", func(ctx context.Context) error {
 		for line := range strings.Lines(c.Mgr(ctx, "token", "list").Stdout) {
-			if strings.HasPrefix(line, id) && strings.Contains(line, "expired") {
-				return nil
+			if strings.HasPrefix(line, id) && !strings.Contains(line, "expired") {
+				return fmt.Errorf("token %s is still good", id)
 			}
 		}
-		return fmt.Errorf("token %s is still good", id)
+		return nil
 	})
 	late := c.Mgr(t.Context(), "agent", "--data-dir", filepath.Join(t.TempDir(), "a"), "--node-name", "late", "--join", c.Config.Host, "--token", token)
-	if late.Code != 1 || !strings.Contains(late.Stderr, "expired") {
+	if late.Code != 1 || !strings.Contains(late.Stderr, "token") || !strings.Contains(late.Stderr, "expired") {
 		t.Errorf("an expired token: %+v", late)
 	}
 	server := c.Mgr(t.Context(), "server", "--data-dir", filepath.Join(t.TempDir(), "s"), "--id", "rogue", "--advertise", "127.0.0.1",

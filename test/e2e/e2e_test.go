@@ -70,7 +70,7 @@ func kubectlCommands(t *testing.T, c *cluster.Cluster) {
 	if out := c.Must(t, "get", "nodes"); strings.Count(out, " Ready ") != 2 {
 		t.Errorf("get nodes:\n%s", out)
 	}
-	if out := c.Must(t, "describe", "pod", "-l", "app=hello"); !strings.Contains(out, "Successfully assigned") || !strings.Contains(out, "Started") {
+	if out := c.Must(t, "describe", "pod", podOf(t, c, "app=hello")); !strings.Contains(out, "Successfully assigned") || !strings.Contains(out, "Started") {
 		t.Errorf("describe pod lacks events:\n%s", out)
 	}
 	manifest := filepath.Join(t.TempDir(), "cm.yaml")
@@ -99,17 +99,30 @@ func kubectlCommands(t *testing.T, c *cluster.Cluster) {
 	}
 }
 
+// kubectlVersion is what a release of kubectl is linked with; `kubectl version` refuses to compare without.
+const kubectlVersion = "-X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37"
+
+// podOf names one pod with a label.
+func podOf(t *testing.T, c *cluster.Cluster, label string) string {
+	t.Helper()
+	pods, err := readyPods(t.Context(), c, label)
+	if err != nil || len(pods) == 0 {
+		t.Fatalf("no ready pod with %s: %v", label, err)
+	}
+	return pods[0].Name
+}
+
 // unmodifiedKubectl takes the kubeconfig that `mgr kubeconfig` prints to the real kubectl.
 func unmodifiedKubectl(t *testing.T, c *cluster.Cluster) {
 	dir := t.TempDir()
 	kubectl := filepath.Join(dir, "kubectl")
-	if out, err := exec.Command("go", "build", "-o", kubectl, "mgr/test/kubectl").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-ldflags", kubectlVersion, "-o", kubectl, "mgr/test/kubectl").CombinedOutput(); err != nil {
 		t.Fatalf("build kubectl: %v\n%s", err, out)
 	}
 	config := filepath.Join(dir, "config")
 	write(t, config, c.Must(t, "kubeconfig"))
 	for _, ctx := range []string{"mgr", "mgr-master-1", "mgr-master-2", "mgr-master-3"} {
-		for _, args := range [][]string{{"get", "pods", "-A"}, {"get", "nodes", "-o", "wide"}, {"api-resources"}, {"version"}} {
+		for _, args := range [][]string{{"get", "pods", "-A"}, {"get", "nodes", "-o", "wide"}, {"api-resources"}, {"version"}, {"explain", "pod.spec"}} {
 			cmd := exec.CommandContext(t.Context(), kubectl, append([]string{"--kubeconfig", config, "--context", ctx}, args...)...)
 			cmd.Env = append(os.Environ(), "HOME="+dir)
 			if out := cluster.Run(cmd); out.Code != 0 {
@@ -120,6 +133,7 @@ func unmodifiedKubectl(t *testing.T, c *cluster.Cluster) {
 }
 
 func logsAndExec(t *testing.T, c *cluster.Cluster) {
+	c.Must(t, "image", "import", busyboxArchive(t))
 	c.Must(t, "run", "talk", "--image", "mgr/busybox:1", "--restart", "Never", "--", "sh", "-c", "echo one; echo two >&2; exec sleep 3600")
 	c.Must(t, "wait", "pod/talk", "--for", "condition=Ready", "--timeout", "30s")
 	cluster.Eventually(t, 10*time.Second, "logs", func(ctx context.Context) error {
@@ -168,7 +182,7 @@ func members(t *testing.T, c *cluster.Cluster) {
 
 type member struct {
 	ID           string `json:"id"`
-	Addr         string `json:"addr"`
+	Addr         string `json:"address"`
 	Role         string `json:"role"`
 	AppliedIndex uint64 `json:"appliedIndex"`
 	PID          int    `json:"pid"`

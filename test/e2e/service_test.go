@@ -20,7 +20,6 @@ import (
 func TestUserspaceServices(t *testing.T) {
 	c := cluster.Start(t, cluster.Options{Name: "e2euser", Masters: 1, Demo: true,
 		Args: []string{"--service-mode", "userspace", "--balance", "roundrobin"}})
-	c.Must(t, "image", "import", busyboxArchive(t))
 	t.Run("ServiceFromPodNodeAndHost", func(t *testing.T) { serviceFromPodNodeAndHost(t, c) })
 	t.Run("ServiceFollowsReadiness", func(t *testing.T) { serviceFollowsReadiness(t, c) })
 }
@@ -34,12 +33,12 @@ type from struct {
 func places(t *testing.T, c *cluster.Cluster) []from {
 	t.Helper()
 	if out := c.Mgr(t.Context(), "get", "pod", "client"); out.Code != 0 {
-		c.Must(t, "run", "client", "--image", "mgr/busybox:1", "--", "sleep", "3600")
+		c.Must(t, "run", "client", "--image", "mgr/demo:1", "--command", "--", "sleep", "3600")
 	}
 	c.Must(t, "wait", "pod/client", "--for", "condition=Ready", "--timeout", "30s")
 	all := []from{
 		{"pod", func(ctx context.Context, url string) cluster.Output {
-			return c.Mgr(ctx, "exec", "client", "--", "wget", "-T", "2", "-qO-", url)
+			return c.Mgr(ctx, "exec", "client", "--", "fetch", url)
 		}},
 		{"host", func(ctx context.Context, url string) cluster.Output {
 			return cluster.Run(exec.CommandContext(ctx, "busybox", "wget", "-T", "2", "-qO-", url))
@@ -113,7 +112,6 @@ func readyNames(ctx context.Context, c *cluster.Cluster) ([]string, error) {
 }
 
 func serviceFromPodNodeAndHost(t *testing.T, c *cluster.Cluster) {
-	c.Must(t, "image", "import", busyboxArchive(t))
 	c.Must(t, "rollout", "status", "deployment/hello", "--timeout", "60s")
 	names, err := readyNames(t.Context(), c)
 	if err != nil {
@@ -130,7 +128,6 @@ func serviceFromPodNodeAndHost(t *testing.T, c *cluster.Cluster) {
 
 // serviceFollowsReadiness: a backend that is not ready, or deleted, gets nothing; new ones get their share.
 func serviceFollowsReadiness(t *testing.T, c *cluster.Cluster) {
-	c.Must(t, "image", "import", busyboxArchive(t))
 	node := places(t, c)[2]
 	url := urls(t, c)[0]
 	follow := func(what string, want int, without string) {
