@@ -127,6 +127,7 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 		})
 	})
 	g.Go(func() error { return s.Run(ctx) })
+	g.Go(func() error { m.api.SweepExpired(ctx, term); return nil })
 	return g.Wait()
 }
 
