@@ -251,16 +251,14 @@ func (e *endpoint) fastWatch(ctx context.Context, w http.ResponseWriter, r *http
 type frameWriter struct {
 	e    *endpoint
 	buf  *bufio.Writer
-	ctrl *http.ResponseController
+	conn *cuttable
 }
-
-// slowWatcher is how long a watcher's connection may take nothing before it is cut.
-const slowWatcher = 30 * time.Second
 
 var errClientGone = errors.New("the watcher's connection is gone or too slow")
 
 func newFrameWriter(w http.ResponseWriter, e *endpoint) *frameWriter {
-	return &frameWriter{e: e, buf: bufio.NewWriterSize(w, 16<<10), ctrl: http.NewResponseController(w)}
+	conn := newCuttable(w)
+	return &frameWriter{e: e, buf: bufio.NewWriterSize(conn, 16<<10), conn: conn}
 }
 
 func (f *frameWriter) send(typ watch.EventType, o *fsm.Object) error {
@@ -303,12 +301,10 @@ func (f *frameWriter) fail(err error) {
 }
 
 func (f *frameWriter) flush() error {
-	// Not every connection has deadlines (one in process has not); then only the client's own end cuts it.
-	_ = f.ctrl.SetWriteDeadline(time.Now().Add(slowWatcher))
 	if err := f.buf.Flush(); err != nil {
 		return errClientGone
 	}
-	if err := f.ctrl.Flush(); err != nil {
+	if err := f.conn.flush(); err != nil {
 		return errClientGone
 	}
 	return nil
