@@ -17,6 +17,11 @@ const (
 	Readiness Kind = "Readiness"
 )
 
+const (
+	firstAgain = 50 * time.Millisecond
+	settling   = time.Second // after a container's start, in which a failure makes no event
+)
+
 // Loop checks one container until its context ends.
 type Loop struct {
 	Kind    Kind
@@ -27,7 +32,8 @@ type Loop struct {
 	// Report is called when the result changes and has passed its threshold. A readiness loop begins as failed, the others
 	// as passed or, for startup, unknown. After a passed startup probe or a failed liveness or startup probe, Run returns.
 	Report func(ok bool)
-	// Unhealthy is told of every single failure, in the words of kubelet's events.
+	// Unhealthy is told of every single failure of a regular check after the container's first second, in the words of kubelet's
+	// events.
 	Unhealthy func(message string)
 }
 
@@ -40,25 +46,48 @@ func (l *Loop) Run(ctx context.Context) {
 		return
 	case <-first.C:
 	}
-	ticks := time.NewTicker(time.Duration(max(l.Probe.PeriodSeconds, 1)) * time.Second)
+	period := time.Duration(max(l.Probe.PeriodSeconds, 1)) * time.Second
+	ticks := time.NewTicker(period)
 	defer ticks.Stop()
+	again := l.sooner()
+	defer again.Stop()
 	var c counter
-	for {
-		ok, known := l.once(ctx)
+	extra := false
+	for wait := firstAgain; ; {
+		ok, known := l.once(ctx, extra)
 		if ctx.Err() != nil {
 			return
 		}
-		if known && c.count(ok, l.Probe) {
+		if known && (ok || !extra) && c.count(ok, l.Probe) {
 			if l.settled(ok) {
 				return
 			}
+		}
+		if ok || wait >= period {
+			again.Stop()
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticks.C:
+			extra = false
+		case <-again.C:
+			extra = true
+			wait *= 2
+			again.Reset(wait)
 		}
 	}
+}
+
+// sooner is the timer of a readiness probe's extra checks. A program listens some milliseconds after its start, just too late for
+// the first check, and should not wait a whole period for the next: until it has been ready once it is asked after 50 ms, 100 ms
+// and so on, up to the period.
+func (l *Loop) sooner() *time.Timer {
+	t := time.NewTimer(firstAgain)
+	if l.Kind != Readiness {
+		t.Stop()
+	}
+	return t
 }
 
 // settled reports a result that passed its threshold, and whether it is the last one.
@@ -73,7 +102,12 @@ func (l *Loop) settled(ok bool) bool {
 	return !ok
 }
 
-func (l *Loop) once(ctx context.Context) (ok, known bool) {
+// once checks. Failures of extra checks, and those of a program that has hardly started, are nobody's news.
+func (l *Loop) once(ctx context.Context, extra bool) (ok, known bool) {
+	unhealthy := l.Unhealthy
+	if extra || time.Since(l.Started) < settling {
+		unhealthy = func(string) {}
+	}
 	var message string
 	var err error
 	for range tries {
@@ -84,11 +118,11 @@ func (l *Loop) once(ctx context.Context) (ok, known bool) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		l.Unhealthy(fmt.Sprintf("%s probe errored and resulted in unknown state: %v", l.Kind, err))
+		unhealthy(fmt.Sprintf("%s probe errored and resulted in unknown state: %v", l.Kind, err))
 		// What cannot be checked has failed: a command that does not exist never gets better by itself.
 		return false, true
 	case !ok:
-		l.Unhealthy(fmt.Sprintf("%s probe failed: %s", l.Kind, message))
+		unhealthy(fmt.Sprintf("%s probe failed: %s", l.Kind, message))
 	}
 	return ok, err == nil
 }

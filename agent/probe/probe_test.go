@@ -211,6 +211,10 @@ func TestLoop(t *testing.T) {
 		{"readiness after its delay", Readiness, v1.Probe{PeriodSeconds: 10, InitialDelaySeconds: 5}, "+", "+5s"},
 		{"readiness needs two in a row", Readiness, v1.Probe{PeriodSeconds: 1, SuccessThreshold: 2, FailureThreshold: 3}, "+-++", "+3s"},
 		{"readiness comes and goes", Readiness, v1.Probe{PeriodSeconds: 1, FailureThreshold: 2}, "+-+--+", "+0s -4s +5s"},
+		{"readiness soon after a start", Readiness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 3}, "--+", "+150ms"},
+		{"readiness is asked again up to the period", Readiness, v1.Probe{PeriodSeconds: 3, FailureThreshold: 3}, "--------+", "+6s"},
+		{"readiness once reached is asked each period", Readiness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 1}, "-+-+", "-0s +50ms -10s +20s"},
+		{"extra checks are no failures", Readiness, v1.Probe{PeriodSeconds: 3, FailureThreshold: 2}, "-", "-3s"},
 		{"liveness fails at the third", Liveness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 3}, "+--+---", "+0s -1m0s end1m0s"},
 		{"liveness counts what cannot be checked", Liveness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 1}, "?", "-0s end0s"},
 		{"startup passes and ends", Startup, v1.Probe{PeriodSeconds: 1, FailureThreshold: 30}, "---+", "+3s end3s"},
@@ -226,8 +230,14 @@ func TestLoop(t *testing.T) {
 }
 
 func TestUnhealthyTexts(t *testing.T) {
-	_, got := watch(t, &Loop{Kind: Liveness, Probe: &v1.Probe{PeriodSeconds: 1, FailureThreshold: 2}}, "-???", time.Minute)
+	// The first failure comes when the program has hardly started.
+	_, got := watch(t, &Loop{Kind: Liveness, Probe: &v1.Probe{PeriodSeconds: 1, FailureThreshold: 3}}, "--???", time.Minute)
 	want := []string{"Liveness probe failed: bad", "Liveness probe errored and resulted in unknown state: broken"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	_, got = watch(t, &Loop{Kind: Readiness, Probe: &v1.Probe{PeriodSeconds: 5}}, "-", 11*time.Second)
+	want = []string{"Readiness probe failed: bad", "Readiness probe failed: bad"} // at 5 s and 10 s, not at the extra checks
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
