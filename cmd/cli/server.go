@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"mgr/cmd/admin"
 	"mgr/cmd/boot"
@@ -130,8 +131,28 @@ func newLogger(c *env, level string) (*slog.Logger, error) {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, usagef("--log-level %q: use debug, info, warn or error", level)
 	}
-	return slog.New(slog.NewTextHandler(c.ErrOut, &slog.HandlerOptions{Level: l})), nil
+	h := slog.NewTextHandler(c.ErrOut, &slog.HandlerOptions{Level: l})
+	klog.SetSlogLogger(slog.New(quieter{h}))
+	return slog.New(h), nil
 }
+
+// quieter takes what Kubernetes' libraries say through klog one level down: their news is our debugging, and an error there is one
+// that they go on after.
+type quieter struct{ slog.Handler }
+
+func (q quieter) Enabled(ctx context.Context, l slog.Level) bool {
+	return q.Handler.Enabled(ctx, lower(l))
+}
+
+func (q quieter) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = lower(r.Level)
+	return q.Handler.Handle(ctx, r)
+}
+
+func (q quieter) WithAttrs(as []slog.Attr) slog.Handler { return quieter{q.Handler.WithAttrs(as)} }
+func (q quieter) WithGroup(name string) slog.Handler    { return quieter{q.Handler.WithGroup(name)} }
+
+func lower(l slog.Level) slog.Level { return l - (slog.LevelInfo - slog.LevelDebug) }
 
 // readToken prefers the flag; an empty answer is fine for a machine that has joined before.
 func readToken(token, file string) (string, error) {
