@@ -30,7 +30,8 @@ type Runtime interface {
 	// Exits delivers the ids of containers that stopped; it may miss some while the runtime is away, so callers relist.
 	Exits(ctx context.Context) <-chan string
 
-	// Exec runs a process in a running container and returns its exit code.
+	// Exec runs a process in a running container and returns its exit code. The process is killed when ctx ends; if it ends
+	// because of tunnel.ErrClientGone the process is hung up (SIGHUP) and, if that does not end it, goes on without streams.
 	Exec(ctx context.Context, id string, e ExecSpec) (exitCode int, err error)
 	// Attach connects to the container's own stdio until it ends or ctx is done.
 	Attach(ctx context.Context, id string, s Streams) error

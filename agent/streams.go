@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,8 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
+
+	"mgr/tunnel"
 )
 
 const (
@@ -35,7 +38,9 @@ func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	remotecommand.ServeExec(w, r, streamer{a}, s.pod.Name, string(s.pod.UID), c.ID, r.URL.Query()["command"], o, streamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
+	w, r, stop := tunnel.UntilGone(w, r)
+	defer stop()
+	remotecommand.ServeExec(w, r, streamer{a, r.Context()}, s.pod.Name, string(s.pod.UID), c.ID, r.URL.Query()["command"], o, streamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
 }
 
 func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
@@ -43,7 +48,9 @@ func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	remotecommand.ServeAttach(w, r, streamer{a}, s.pod.Name, string(s.pod.UID), c.ID, o, streamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
+	w, r, stop := tunnel.UntilGone(w, r)
+	defer stop()
+	remotecommand.ServeAttach(w, r, streamer{a, r.Context()}, s.pod.Name, string(s.pod.UID), c.ID, o, streamIdle, streamCreation, remotecommand.SupportedStreamingProtocols)
 }
 
 // streamTarget finds what to exec in or attach to, and which streams are asked for.
@@ -134,11 +141,16 @@ func (a *Agent) servePortForward(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	portforward.ServePortForward(w, r, streamer{a}, s.pod.Name, string(s.pod.UID), o, streamIdle, streamCreation, portforward.SupportedProtocols)
+	w, r, stop := tunnel.UntilGone(w, r)
+	defer stop()
+	portforward.ServePortForward(w, r, streamer{a, r.Context()}, s.pod.Name, string(s.pod.UID), o, streamIdle, streamCreation, portforward.SupportedProtocols)
 }
 
 // streamer connects the streaming protocols of Kubernetes to the runtime.
-type streamer struct{ a *Agent }
+type streamer struct {
+	a      *Agent
+	client context.Context // ends with the client's connection; portforward gives its forwarder none that does
+}
 
 // ExecInContainer implements remotecommand.Executor; container is an id.
 func (s streamer) ExecInContainer(ctx context.Context, _, _, container string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, timeout time.Duration) error {
@@ -163,7 +175,11 @@ func (s streamer) ExecInContainer(ctx context.Context, _, _, container string, c
 func (s streamer) AttachContainer(ctx context.Context, _, _, container string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return s.a.runtime.Attach(ctx, container, streamsOf(ctx, in, out, errOut, tty, resize))
+	err := s.a.runtime.Attach(ctx, container, streamsOf(ctx, in, out, errOut, tty, resize))
+	if errors.Is(context.Cause(ctx), tunnel.ErrClientGone) {
+		return nil // clients detach by going
+	}
+	return err
 }
 
 func streamsOf(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) Streams {
@@ -203,8 +219,13 @@ func streamsOf(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, tt
 	return s
 }
 
+// lastWords is how long the pod's side of a forwarded connection may still take what the client had sent when the pod has
+// closed its own.
+const lastWords = time.Second
+
 // PortForward implements portforward.PortForwarder.
-func (s streamer) PortForward(ctx context.Context, name, uid string, port int32, stream io.ReadWriteCloser) error {
+func (s streamer) PortForward(_ context.Context, name, uid string, port int32, stream io.ReadWriteCloser) error {
+	ctx := s.client
 	defer stream.Close()
 	w := s.a.worker(uid)
 	if w == nil {
@@ -218,18 +239,25 @@ func (s streamer) PortForward(ctx context.Context, name, uid string, port int32,
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	sent := make(chan struct{})
-	go func() {
+	go func() { // ends with the stream, which the client's connection ends
 		defer close(sent)
-		io.Copy(conn, stream)
+		_, _ = io.Copy(conn, stream)
 		// The client has no more to say, but may still listen.
 		if half, ok := conn.(interface{ CloseWrite() error }); ok {
-			half.CloseWrite()
+			_ = half.CloseWrite()
 		}
 	}()
 	_, err = io.Copy(stream, conn)
-	conn.Close()
 	stream.Close()
-	<-sent
+	patience := time.NewTimer(lastWords)
+	defer patience.Stop()
+	select {
+	case <-sent:
+	case <-patience.C:
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
 	return err
 }
 

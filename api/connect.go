@@ -131,7 +131,7 @@ func (s *Server) serveExec(w http.ResponseWriter, r *http.Request) {
 	}
 	q := o.forAgent()
 	q["command"] = o.command
-	s.toContainer(w, r, "exec", o.container, q)
+	s.toContainer(w, r, "exec", &o, q)
 }
 
 func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request) {
@@ -140,7 +140,7 @@ func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	s.toContainer(w, r, "attach", o.container, o.forAgent())
+	s.toContainer(w, r, "attach", &o, o.forAgent())
 }
 
 // forAgent says in the agent's terms (a kubelet's) which streams are wanted.
@@ -155,8 +155,9 @@ func (o *streamOptions) forAgent() url.Values {
 }
 
 // toContainer connects to a container of a running pod.
-func (s *Server) toContainer(w http.ResponseWriter, r *http.Request, what, container string, q url.Values) {
+func (s *Server) toContainer(w http.ResponseWriter, r *http.Request, what string, o *streamOptions, q url.Values) {
 	info, _ := request.RequestInfoFrom(r.Context())
+	container := o.container
 	pod, err := s.pod(r, info.Name)
 	if err == nil && (pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed) {
 		err = apierrors.NewBadRequest(fmt.Sprintf("cannot %s into a container in a completed pod; current phase is %s", what, pod.Status.Phase))
@@ -171,7 +172,7 @@ func (s *Server) toContainer(w http.ResponseWriter, r *http.Request, what, conta
 		s.fail(w, r, err)
 		return
 	}
-	s.toNode(w, r, pod.Spec.NodeName, agentPath(what, pod.Namespace, pod.Name, container), q, nil)
+	s.execOrAttach(w, r, pod.Spec.NodeName, agentPath(what, pod.Namespace, pod.Name, container), o, q)
 }
 
 func (s *Server) servePortForward(w http.ResponseWriter, r *http.Request) {
@@ -188,7 +189,7 @@ func (s *Server) servePortForward(w http.ResponseWriter, r *http.Request) {
 	if ports := r.URL.Query()["ports"]; len(ports) > 0 {
 		q["port"] = ports
 	}
-	s.toNode(w, r, pod.Spec.NodeName, agentPath("portForward", pod.Namespace, pod.Name), q, nil)
+	s.forwardPorts(w, r, pod.Spec.NodeName, agentPath("portForward", pod.Namespace, pod.Name), q)
 }
 
 func scheduled(pod *corev1.Pod) error {
@@ -242,13 +243,9 @@ func agentPath(parts ...string) string {
 
 // toNode hands the request to the node's agent: bodies, answers and upgraded connections (SPDY, WebSocket) pass through.
 func (s *Server) toNode(w http.ResponseWriter, r *http.Request, node, path string, query url.Values, rewrite *proxy.Transport) {
-	if s.cfg.Dialer == nil {
-		s.fail(w, r, unavailable("reaching nodes"))
-		return
-	}
-	rt, err := s.cfg.Dialer.RoundTripper(node)
+	rt, err := s.node(node)
 	if err != nil {
-		s.fail(w, r, apierrors.NewServiceUnavailable(fmt.Sprintf("cannot reach node %s: %v; its agent is down or cannot reach this master", node, err)))
+		s.fail(w, r, err)
 		return
 	}
 	if rewrite != nil && r.Header.Get("Upgrade") == "" {
@@ -259,9 +256,7 @@ func (s *Server) toNode(w http.ResponseWriter, r *http.Request, node, path strin
 		Transport:     rt,
 		FlushInterval: -1,
 		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.Out.URL = &url.URL{Scheme: "http", Host: node, RawQuery: query.Encode()}
-			pr.Out.URL.Path, _ = url.PathUnescape(path)
-			pr.Out.URL.RawPath = path
+			pr.Out.URL = agentURL(node, path, query)
 			pr.Out.Host = node
 			pr.Out.Header.Del("Authorization")
 			pr.SetXForwarded()

@@ -23,6 +23,9 @@ var (
 	slicesGR   = schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}
 )
 
+// schemeHeader tells an agent how to speak to a pod.
+const schemeHeader = "X-Mgr-Scheme"
+
 // target is where a proxied request goes: an address that is reached from a node.
 type target struct{ node, ip, port string }
 
@@ -134,10 +137,10 @@ func (s *Server) proxied(w http.ResponseWriter, r *http.Request, what string, re
 		s.fail(w, r, apierrors.NewBadRequest(fmt.Sprintf("invalid %s request %q: it must be [scheme:]name[:port]", what, info.Name)))
 		return
 	}
-	if scheme == "https" {
-		s.fail(w, r, apierrors.NewBadRequest("proxying to https ports is not supported; forward the port instead"))
-		return
+	if scheme == "" {
+		scheme = "http"
 	}
+	r.Header.Set(schemeHeader, scheme) // nobody else may say it
 	to, err := resolve(name, port)
 	if err != nil {
 		s.fail(w, r, err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/fifo"
 	"github.com/containerd/typeurl/v2"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"mgr/agent"
+	"mgr/tunnel"
 )
 
 // execIdle is how long the output of an ended command may stand still before it is taken as complete; a background process
@@ -129,6 +131,9 @@ func (x *execution) run(ctx context.Context, process *anypb.Any) (int, error) {
 		}()
 	}
 	exit, err := x.r.tasks.Wait(ctx, &tasks.WaitRequest{ContainerID: x.container, ExecID: x.id})
+	if err != nil && errors.Is(context.Cause(ctx), tunnel.ErrClientGone) {
+		exit, err = x.hangUp()
+	}
 	if err != nil {
 		x.kill()
 		if ctx.Err() != nil {
@@ -203,6 +208,17 @@ func (x *execution) drain(ctx context.Context) {
 	}
 }
 
+// hangUp tells the command that nobody listens any more, as a terminal would, and waits for its end: who ignores that (nohup)
+// may go on. Its output is read and dropped.
+func (x *execution) hangUp() (*tasks.WaitResponse, error) {
+	ctx := x.r.ctx
+	_, err := x.r.tasks.Kill(ctx, &tasks.KillRequest{ContainerID: x.container, ExecID: x.id, Signal: uint32(unix.SIGHUP)})
+	if err != nil && !errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		return nil, err
+	}
+	return x.r.tasks.Wait(ctx, &tasks.WaitRequest{ContainerID: x.container, ExecID: x.id})
+}
+
 func (x *execution) kill() {
 	ctx, cancel := context.WithTimeout(x.r.ctx, killWait)
 	defer cancel()
@@ -224,13 +240,19 @@ func (x *execution) delete() {
 	}
 }
 
+// countingWriter counts what is delivered. When that fails it drops the rest: a command must not hang in a full pipe because its
+// reader has gone.
 type countingWriter struct {
-	to io.Writer
-	n  *atomic.Int64
+	to     io.Writer
+	n      *atomic.Int64
+	broken bool
 }
 
 func (w *countingWriter) Write(p []byte) (int, error) {
-	n, err := w.to.Write(p)
-	w.n.Add(int64(n))
-	return n, err
+	if !w.broken {
+		n, err := w.to.Write(p)
+		w.n.Add(int64(n))
+		w.broken = err != nil
+	}
+	return len(p), nil
 }
