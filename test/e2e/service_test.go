@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,21 +37,32 @@ func places(t *testing.T, c *cluster.Cluster) []from {
 		c.Must(t, "run", "client", "--image", "mgr/demo:1", "--command", "--", "sleep", "3600")
 	}
 	c.Must(t, "wait", "pod/client", "--for", "condition=Ready", "--timeout", "30s")
+	fetch := demoProgram(t)
 	all := []from{
 		{"pod", func(ctx context.Context, url string) cluster.Output {
 			return c.Mgr(ctx, "exec", "client", "--", "fetch", url)
 		}},
 		{"host", func(ctx context.Context, url string) cluster.Output {
-			return cluster.Run(exec.CommandContext(ctx, "busybox", "wget", "-T", "2", "-qO-", url))
+			return cluster.Run(exec.CommandContext(ctx, fetch, "fetch", url))
 		}},
 	}
 	for _, node := range []string{"node-1", "node-2"} {
 		ns := "--net=/run/netns/" + c.Name + "-" + node
 		all = append(all, from{node, func(ctx context.Context, url string) cluster.Output {
-			return cluster.Run(exec.CommandContext(ctx, "nsenter", ns, "busybox", "wget", "-T", "2", "-qO-", url))
+			return cluster.Run(exec.CommandContext(ctx, "nsenter", ns, fetch, "fetch", url))
 		}})
 	}
 	return all
+}
+
+// demoProgram builds the program of the demo image for this machine: its fetch gets a URL once, over a new connection.
+func demoProgram(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "demo")
+	if out, err := exec.Command("go", "build", "-o", path, "mgr/demo").CombinedOutput(); err != nil {
+		t.Fatalf("build the demo: %v\n%s", err, out)
+	}
+	return path
 }
 
 // urls of the demo: its cluster IP, and its node port on every node.
@@ -189,6 +201,7 @@ func clusterDNS(t *testing.T, c *cluster.Cluster) {
 }
 
 func portForward(t *testing.T, c *cluster.Cluster) {
+	fetch := demoProgram(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cmd := exec.CommandContext(ctx, cluster.Binary(t), "port-forward", "deployment/hello", "38080:8080")
 	cmd.Env = append(cmd.Environ(), "MGRCONFIG="+c.Kubeconfig)
@@ -201,6 +214,6 @@ func portForward(t *testing.T, c *cluster.Cluster) {
 		_ = cmd.Wait()
 	}()
 	cluster.Eventually(t, 15*time.Second, "the forwarded port answers", func(ctx context.Context) error {
-		return expect(cluster.Run(exec.CommandContext(ctx, "busybox", "wget", "-T", "2", "-qO-", "http://127.0.0.1:38080/")), "hello-")
+		return expect(cluster.Run(exec.CommandContext(ctx, fetch, "fetch", "http://127.0.0.1:38080/")), "hello-")
 	})
 }
