@@ -28,7 +28,8 @@ func (w *worker) syncProbes(ctx context.Context) {
 			delete(w.probes, m.Spec.Name)
 			p = nil
 		}
-		if !m.running() || !m.Hooked {
+		// An agent that adopts running containers learns their addresses a moment later.
+		if !m.running() || !m.Hooked || len(w.probedAt()) == 0 {
 			continue
 		}
 		if p == nil {
@@ -48,11 +49,8 @@ func (w *worker) syncProbes(ctx context.Context) {
 func (w *worker) startProbing(ctx context.Context, m *member, p *probing) {
 	ctx, p.cancel = context.WithCancel(ctx)
 	w.probes[m.Spec.Name] = p
-	spec, pod, current, ips := m.Spec, w.view.Pod, *m.Current, w.view.IPs
-	if pod.Spec.HostNetwork {
-		ips = w.a.cfg.NodeIPs
-	}
-	target := w.target(spec, current.ID, ips)
+	spec, pod, current := m.Spec, w.view.Pod, *m.Current
+	target := w.target(spec, current.ID, w.probedAt())
 	loop := func(kind probe.Kind, p *v1.Probe) *probe.Loop {
 		return &probe.Loop{
 			Kind: kind, Probe: p, Target: target, Started: current.Started,
@@ -75,6 +73,14 @@ func (w *worker) startProbing(ctx context.Context, m *member, p *probing) {
 			loop(probe.Readiness, spec.ReadinessProbe).Run(ctx)
 		}
 	})
+}
+
+// probedAt are the addresses at which the pod is reached.
+func (w *worker) probedAt() []netip.Addr {
+	if w.view.Pod.Spec.HostNetwork {
+		return w.a.cfg.NodeIPs
+	}
+	return w.view.IPs
 }
 
 func (w *worker) target(spec *v1.Container, id string, ips []netip.Addr) probe.Target {

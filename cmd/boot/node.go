@@ -40,6 +40,7 @@ type NodeConfig struct {
 	ServiceMode string // iptables or userspace
 	Balance     string // roundrobin or random
 	Containerd  string // socket of the host's; "": embedded
+	CgroupRoot  string // parent of all pods' cgroups
 	Log         *slog.Logger
 }
 
@@ -190,7 +191,7 @@ func (n *Node) run(ctx context.Context) error {
 	a, err := agent.New(agent.Config{
 		NodeName: n.cfg.Name, Dir: n.cfg.Dir, Client: n.client, Informers: shared,
 		Runtime: runtime, Network: proxy.Network(), NodeIPs: []netip.Addr{n.ip}, Labels: n.labels,
-		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir,
+		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir, CgroupRoot: n.cfg.CgroupRoot,
 		Masters: n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
 	})
 	if err != nil {

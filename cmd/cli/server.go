@@ -97,6 +97,7 @@ master and opens no port of its own. Its pods survive when it stops or is restar
 	f.StringVar(&cfg.ManifestDir, "manifest-dir", "", "directory with manifests of static pods")
 	f.StringVar(&cfg.ServiceMode, "service-mode", "iptables", "how services are routed: iptables or userspace")
 	f.StringVar(&cfg.Balance, "balance", "random", "how the userspace mode picks a backend: roundrobin or random")
+	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "kubepods", "parent of all pods' cgroups")
 	f.StringVar(&cfg.Containerd, "containerd", "", "socket of a containerd of this host (default: run the embedded one)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return cmd

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -126,7 +128,36 @@ func cleanNodes(ctx context.Context, spec Spec) error {
 			errs = append(errs, fmt.Errorf("%s: %w", filepath.Base(dir), err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, removeCgroups(spec.cgroupRoot()))...)
+}
+
+// removeCgroups removes the empty groups that are left in every hierarchy, of either cgroup version.
+func removeCgroups(root string) error {
+	var dirs []string
+	for _, top := range []string{filepath.Join("/sys/fs/cgroup", root), filepath.Join("/sys/fs/cgroup", "*", root)} {
+		found, err := filepath.Glob(top)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			err := filepath.WalkDir(f, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	slices.Sort(dirs)
+	for _, dir := range slices.Backward(dirs) { // children come after their parents
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove cgroup: %w", err)
+		}
+	}
+	return nil
 }
 
 // removeData deletes the cluster's directory, and the user's kubeconfig when it is the one that Up wrote.

@@ -75,6 +75,9 @@ func (s Spec) Hosts() []Host {
 	return hosts
 }
 
+// cgroupRoot is the parent of all cgroups of the cluster's pods: simulated hosts share one hierarchy.
+func (s Spec) cgroupRoot() string { return "mgr-" + s.Name }
+
 func (s Spec) names() []string {
 	var n []string
 	for _, h := range s.Hosts() {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -97,6 +98,7 @@ func (s *Supervisor) command(h Host) []string {
 	if h.Role == Node {
 		args := []string{s.exe, "agent", "--node-name", h.Name, "--data-dir", h.Dir, "--node-ip", h.IP.String(),
 			"--token-file", tokenPath(s.spec.Dir, "agent"),
+			"--cgroup-root", filepath.Join(s.spec.cgroupRoot(), h.Name),
 			"--service-mode", s.spec.ServiceMode, "--balance", s.spec.Balance}
 		for _, m := range s.order[:s.spec.Masters] {
 			args = append(args, "--join", "https://"+net.JoinHostPort(m.IP.String(), "6443"))

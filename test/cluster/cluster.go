@@ -71,7 +71,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if _, err := local.Load(c.Dir); err == nil {
 		c.must(t, "down", "--dir", c.Dir)
 	}
-	before := footprint(t, c.Dir)
+	before := footprint(t, o, c.Dir)
 	args := []string{"up", "--name", o.Name, "--dir", c.Dir, "--subnet", o.subnet()}
 	if o.Masters != 0 {
 		args = append(args, "--masters", fmt.Sprint(o.Masters))
@@ -82,7 +82,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if !o.Demo {
 		args = append(args, "--no-demo")
 	}
-	t.Cleanup(func() { c.stop(t, before) })
+	t.Cleanup(func() { c.stop(t, o, before) })
 	c.Up = c.must(t, append(args, o.Args...)...)
 	c.Hosts = local.NewClient(c.Dir)
 	var err error
@@ -96,12 +96,12 @@ func Start(t testing.TB, o Options) *Cluster {
 	return c
 }
 
-func (c *Cluster) stop(t testing.TB, before map[string][]string) {
+func (c *Cluster) stop(t testing.TB, o Options, before map[string][]string) {
 	if t.Failed() {
 		c.dump(t)
 	}
 	c.must(t, "down", "--dir", c.Dir)
-	for what, left := range diff(before, footprint(t, c.Dir)) {
+	for what, left := range diff(before, footprint(t, o, c.Dir)) {
 		t.Errorf("mgr down left %s behind: %s", what, strings.Join(left, "; "))
 	}
 }
@@ -184,14 +184,18 @@ func Eventually(t testing.TB, limit time.Duration, what string, check func(conte
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil {
+			last = err // what the deadline itself breaks says nothing
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
+			t.Fatalf("%s: not within %s: %v", what, limit, errors.Join(last, ctx.Err()))
 		case <-tick.C:
 		}
 	}

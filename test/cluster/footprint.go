@@ -3,6 +3,8 @@ package cluster
 import (
 	"bytes"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,12 +14,12 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// footprint lists what a cluster could leave on the machine.
-func footprint(t testing.TB, dir string) map[string][]string {
+// footprint lists what a cluster could leave on the machine. Other clusters may come and go meanwhile.
+func footprint(t testing.TB, o Options, dir string) map[string][]string {
 	t.Helper()
 	f := map[string][]string{}
 	add := func(what, item string) { f[what] = append(f[what], item) }
-	for _, path := range glob(t, "/run/netns/*") {
+	for _, path := range glob(t, "/run/netns/"+o.Name+"-*") {
 		add("namespaces", path)
 	}
 	links, err := netlink.LinkList()
@@ -25,14 +27,18 @@ func footprint(t testing.TB, dir string) map[string][]string {
 		t.Fatal(err)
 	}
 	for _, l := range links {
-		add("links", l.Attrs().Name)
+		if strings.HasPrefix(l.Attrs().Name, o.Name) {
+			add("links", l.Attrs().Name)
+		}
 	}
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range routes {
-		add("routes", r.String())
+		if subnet := netip.MustParsePrefix(o.subnet()); contains(subnet, r.Gw) || r.Dst != nil && contains(subnet, r.Dst.IP) {
+			add("routes", r.String())
+		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -48,7 +54,7 @@ func footprint(t testing.TB, dir string) map[string][]string {
 			add("processes", filepath.Dir(path)+" "+string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
 		}
 	}
-	for _, path := range cgroups(t) {
+	for _, path := range cgroups(t, o.Name) {
 		add("cgroups", path)
 	}
 	if _, err := os.Stat(dir); err == nil {
@@ -57,10 +63,15 @@ func footprint(t testing.TB, dir string) map[string][]string {
 	return f
 }
 
-func cgroups(t testing.TB) []string {
+func contains(p netip.Prefix, ip net.IP) bool {
+	a, ok := netip.AddrFromSlice(ip)
+	return ok && p.Contains(a.Unmap())
+}
+
+func cgroups(t testing.TB, name string) []string {
 	var all []string
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(path, "mgr") {
+		if err == nil && d.IsDir() && strings.Contains(path, "/mgr-"+name+"/") {
 			all = append(all, path)
 		}
 		return nil // groups come and go

@@ -35,6 +35,7 @@ func agentKilled(t *testing.T, c *cluster.Cluster) {
 	if err != nil || len(before) < 5 {
 		t.Fatalf("%d pods are ready: %v", len(before), err)
 	}
+	killed := time.Now()
 	for _, node := range []string{"node-1", "node-2"} {
 		if err := c.Hosts.Do(t.Context(), node, "kill"); err != nil {
 			t.Fatal(err)
@@ -65,8 +66,21 @@ func agentKilled(t *testing.T, c *cluster.Cluster) {
 		if was.ContainerID != is.ContainerID || is.RestartCount != was.RestartCount {
 			t.Errorf("pod %s was restarted: %s (%d) became %s (%d)", p.Name, was.ContainerID, was.RestartCount, is.ContainerID, is.RestartCount)
 		}
+		if since := transition(now); since.After(killed) || !ready(now) {
+			t.Errorf("pod %s did not stay ready: %+v", p.Name, now.Status.Conditions)
+		}
 	}
 	c.Must(t, "delete", "pod", "after", "--grace-period", "1")
+}
+
+// transition is when the pod last became ready or unready.
+func transition(p *corev1.Pod) time.Time {
+	for _, cond := range p.Status.Conditions {
+		if cond.Type == corev1.PodReady {
+			return cond.LastTransitionTime.Time
+		}
+	}
+	return time.Time{}
 }
 
 // leaderKilled: writes, controllers and scheduler go on at another master (test/failover measures it, with watches).
