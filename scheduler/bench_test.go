@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +20,7 @@ func benchView(b *testing.B, nodes int) View {
 }
 
 // benchPods makes pods of so many ReplicaSets, in turns.
-func benchPods(b *testing.B, count, sets int) []*corev1.Pod {
+func benchPods(b testing.TB, count, sets int) []*corev1.Pod {
 	b.Helper()
 	yes := true
 	pods := make([]*corev1.Pod, count)
@@ -69,5 +70,40 @@ func BenchmarkRefuse(b *testing.B) {
 		if d, _ := Schedule(v, []*Pod{NewPod(p)}); d[0].Refused == nil {
 			b.Fatal("it fits?")
 		}
+	}
+}
+
+// Batches of pods that ask for others: each 512 on 5000 nodes in 10 zones, from pods as they come.
+func BenchmarkSocial(b *testing.B) {
+	const sets = 50
+	for _, c := range []struct{ name, spec string }{
+		{"anti-affinity", "{affinity: " + far("w%d", corev1.LabelHostname) + "}"},
+		{"affinity", "{affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: zone, labelSelector: {matchLabels: {app: w%d}}}]}}}"},
+		{"spread", "{topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: w%d}}}]}"},
+		{"prefer spread", "{topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: w%d}}}]}"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			nodes := make([]*corev1.Node, 5000)
+			for i := range nodes {
+				nodes[i] = testNode(b, fmt.Sprint("n", i), fmt.Sprintf("{metadata: {labels: {zone: z%d}}}", i%10))
+			}
+			pods := make([]*corev1.Pod, 512)
+			for i := range pods {
+				pods[i] = testPod(b, fmt.Sprint("p", i), strings.ReplaceAll(c.spec, "%d", fmt.Sprint(i%sets)))
+				pods[i].Labels = map[string]string{"app": fmt.Sprint("w", i%sets)}
+			}
+			v, placed := NewView(nodes, nil), 0
+			for b.Loop() {
+				waiting := make([]*Pod, len(pods))
+				for i, p := range pods {
+					waiting[i] = NewPod(p)
+				}
+				if decisions, next := Schedule(v, waiting); decisions[511].Refused == nil {
+					v = next
+				}
+				placed += len(pods)
+			}
+			b.ReportMetric(float64(placed)/b.Elapsed().Seconds(), "decisions/s")
+		})
 	}
 }

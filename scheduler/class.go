@@ -3,7 +3,6 @@ package scheduler
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,15 +28,16 @@ type class struct {
 	preferredTotal      int64 // the weights together
 	tolerations         []corev1.Toleration
 	images              []string
-	// group of pods that should not all be on one node: those with the same controller or, without one, the same labels.
-	group string
+	kin                 *kin
+	spreads             []spread
 }
 
 func newClass(p *corev1.Pod) *class {
 	c := &class{
 		request:     newAmounts(resource.PodRequests(p, resource.PodResourcesOptions{})),
 		tolerations: p.Spec.Tolerations,
-		group:       groupOf(p),
+		kin:         newKin(p),
+		spreads:     newSpreads(p),
 	}
 	c.request.pods = 1
 	for _, containers := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
@@ -52,6 +52,8 @@ func newClass(p *corev1.Pod) *class {
 	return c
 }
 
+// groupOf names the pods that should not all be on one node: those with the same controller or, without one, the same
+// labels.
 func groupOf(p *corev1.Pod) string {
 	if owner := metav1.GetControllerOfNoCopy(p); owner != nil {
 		return string(owner.UID)
@@ -59,12 +61,7 @@ func groupOf(p *corev1.Pod) string {
 	if len(p.Labels) == 0 {
 		return ""
 	}
-	labels := make([]string, 0, len(p.Labels))
-	for name, value := range p.Labels {
-		labels = append(labels, name+"="+value)
-	}
-	slices.Sort(labels)
-	return p.Namespace + "/" + strings.Join(labels, ",")
+	return string(appendLabels([]byte(p.Namespace+"/"), p.Labels))
 }
 
 // hostPorts; the agent opens those of sidecars as well.
@@ -121,17 +118,23 @@ func (c *class) affinity(p *corev1.Pod) {
 	}
 }
 
+// relates says whether the class asks for other pods.
+func (c *class) relates() bool { return c.kin.social() || len(c.spreads) > 0 }
+
+// alike is false for classes between which the scheduler has to tell as long as no pod asks for others.
+func (c *class) alike(o *class) bool { return c.signature == o.signature && c.kin.key == o.kin.key }
+
 // sign makes the same string for pods that are the same to the scheduler.
 func (c *class) sign(p *corev1.Pod) string {
 	var placement any
-	if len(p.Spec.NodeSelector) > 0 || p.Spec.Affinity != nil || len(p.Spec.Tolerations) > 0 {
-		placement = []any{p.Spec.NodeSelector, p.Spec.Affinity, p.Spec.Tolerations}
+	if len(p.Spec.NodeSelector) > 0 || p.Spec.Affinity != nil || len(p.Spec.Tolerations) > 0 || len(c.spreads) > 0 {
+		placement = []any{p.Spec.NodeSelector, p.Spec.Affinity, p.Spec.Tolerations, p.Spec.TopologySpreadConstraints}
 	}
 	var rest []byte
 	if placement != nil || len(c.request.extended) > 0 {
 		rest, _ = json.Marshal([]any{placement, c.request.extended}) // plain API types: cannot fail
 	}
-	return fmt.Sprint(c.request.cpu, c.request.memory, c.request.storage, c.loadCPU, c.loadMemory, c.ports, c.images, c.group) + string(rest)
+	return fmt.Sprint(c.request.cpu, c.request.memory, c.request.storage, c.loadCPU, c.loadMemory, c.ports, c.images, c.kin.group) + string(rest)
 }
 
 // imageName as nodes report it: with a tag.

@@ -52,7 +52,11 @@ func (s *Scheduler) Explain(_ context.Context, namespace, name string) (any, err
 		if err != nil {
 			return nil, fmt.Errorf("explain pod %s/%s: list pods: %w", namespace, name, err)
 		}
-		v := NewView(nodes, pods)
+		namespaces, err := core.Namespaces().Lister().List(labels.Everything())
+		if err != nil {
+			return nil, fmt.Errorf("explain pod %s/%s: list namespaces: %w", namespace, name, err)
+		}
+		v := NewView(nodes, pods, namespaces...)
 		view = &v
 	}
 	return ExplainWaiting(*view, p), nil
@@ -76,10 +80,11 @@ func ExplainWaiting(v View, p *corev1.Pod) *Explanation {
 		return e
 	}
 	c, fitting := newClass(p), 0
+	f := newField(newBatch(v), c)
 	missing := map[string]int64{} // by node: how much, for the order of hints
-	for _, n := range v.nodes {
+	for i, n := range v.nodes {
 		facts := NodeFacts{Name: n.object.Name}
-		for _, r := range refuse(c, n) {
+		for _, r := range refuseAt(c, n, f, i) {
 			facts.Reasons = append(facts.Reasons, r.Explain())
 			facts.Help = append(facts.Help, r.help(n.object.Name))
 			missing[facts.Name] += 1 + r.missing
@@ -97,7 +102,7 @@ func ExplainWaiting(v View, p *corev1.Pod) *Explanation {
 		e.Verdict = fmt.Sprintf("It fits on %s and is about to be scheduled.", count(fitting, "node"))
 		return e
 	}
-	e.Verdict = "It waits: " + explain(c, v.nodes).Error()
+	e.Verdict = "It waits: " + explain(c, v.nodes, f).Error()
 	if len(v.nodes) == 0 {
 		e.Help = []string{"add a node: mgr agent --join"}
 	}

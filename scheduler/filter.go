@@ -22,7 +22,16 @@ const (
 	tooManyPods
 	insufficient
 	noNodes
+	// What other pods do to the pod.
+	unlabelled // the node lacks a label by which the pod is spread
+	skewed     // the pod would not be spread evenly
+	apart      // not near the pods that its affinity asks for
+	tooClose   // near pods that its anti-affinity keeps it from
+	kept       // near pods whose anti-affinity keeps it away
 )
+
+// related are the obstacles that placing or removing any pod may clear.
+const related = skewed | apart | tooClose | kept
 
 // everything is in the way of a pod when nothing is known.
 const everything = ^obstacle(0)
@@ -34,6 +43,7 @@ type refusal struct {
 	missing  int64               // insufficient: how much
 	taint    corev1.Taint        // taint: the first that is not tolerated
 	port     hostPort            // port: the one that is taken
+	advice   string              // related: help
 }
 
 // Explain is the refusal in kube-scheduler's words.
@@ -51,6 +61,16 @@ func (r refusal) Explain() string {
 		return "Too many pods"
 	case insufficient:
 		return "Insufficient " + string(r.resource)
+	case unlabelled:
+		return "node(s) didn't match pod topology spread constraints (missing required label)"
+	case skewed:
+		return "node(s) didn't match pod topology spread constraints"
+	case apart:
+		return "node(s) didn't match pod affinity rules"
+	case tooClose:
+		return "node(s) didn't match pod anti-affinity rules"
+	case kept:
+		return "node(s) didn't satisfy existing pods anti-affinity rules"
 	}
 	return "no nodes available to schedule pods"
 }
@@ -68,6 +88,8 @@ func (r refusal) help(node string) string {
 		return fmt.Sprintf("port %d/%s of %s is in use by another pod", r.port.port, r.port.protocol, node)
 	case tooManyPods:
 		return node + " has as many pods as it may"
+	case unlabelled, skewed, apart, tooClose, kept:
+		return r.advice
 	}
 	return fmt.Sprintf("needs %s more %s on %s", quantity(r.resource, r.missing), r.resource, node)
 }
@@ -83,7 +105,8 @@ func quantity(name corev1.ResourceName, n int64) string {
 	return resource.NewQuantity(n, resource.DecimalSI).String()
 }
 
-// filters in kube-scheduler's order: the first that refuses a node speaks for it.
+// filters in kube-scheduler's order: the first that refuses a node speaks for it. Those that ask for other pods come
+// last; see field.
 var filters = []func(*class, *node) []refusal{
 	filterUnschedulable, filterTaints, filterAffinity, filterPorts, filterResources,
 }
@@ -119,6 +142,11 @@ func filterTaints(c *class, n *node) []refusal {
 		return []refusal{{what: taint, taint: t}}
 	}
 	return nil
+}
+
+func taintedFor(tolerations []corev1.Toleration, n *node) bool {
+	_, found := helpers.FindMatchingUntoleratedTaint(klog.Logger{}, n.object.Spec.Taints, tolerations, keepsAway, false)
+	return found
 }
 
 func filterAffinity(c *class, n *node) []refusal {

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,7 +35,7 @@ func (w *world) fits(p *corev1.Pod, n *corev1.Node) bool {
 		}
 	}
 	a := n.Status.Allocatable
-	return cpu <= a.Cpu().MilliValue() && memory <= a.Memory().Value() && int64(len(w.pods[n.Name])+1) <= a.Pods().Value()
+	return w.welcome(p, n) && cpu <= a.Cpu().MilliValue() && memory <= a.Memory().Value() && int64(len(w.pods[n.Name])+1) <= a.Pods().Value()
 }
 
 func request(p *corev1.Pod) (cpu, memory int64) {
@@ -144,7 +145,8 @@ func TestStateFollows(t *testing.T) {
 				delete(nodes, fmt.Sprint("n", node))
 				s.removeNode(fmt.Sprint("n", node))
 			case 3, 4:
-				p := drawPod(t, pod)
+				p := drawSocial(t, drawPod(t, pod))
+				p.Namespace = "default"
 				p.Spec.NodeName = fmt.Sprint("n", node)
 				pods[p.Name] = p
 				s.bind(p)
@@ -176,9 +178,12 @@ func compare(t *rapid.T, s *state, nodes map[string]*corev1.Node, pods map[strin
 			got.requested.pods != want.requested.pods || got.loadCPU != want.loadCPU || len(got.ports) != len(want.ports) {
 			t.Fatalf("%s: %+v, want %+v", name, got, want)
 		}
-		for _, g := range want.groups {
-			if got.inGroup(g.group) != g.count {
-				t.Fatalf("%s has %d of group %s, want %d", name, got.inGroup(g.group), g.group, g.count)
+		if len(got.kin) != len(want.kin) || got.social != want.social {
+			t.Fatalf("%s has kin %+v, want %+v", name, got.kin, want.kin)
+		}
+		for _, k := range want.kin {
+			if !slices.ContainsFunc(got.kin, func(g kinCount) bool { return g.key == k.key && g.count == k.count }) {
+				t.Fatalf("%s lacks %d of kin %s", name, k.count, k.key)
 			}
 		}
 	}

@@ -47,6 +47,7 @@ type queue struct {
 	// Entries of the heaps that have moved on are passed over when they come up.
 	seq      uint64
 	lastWake time.Time // of parked pods that waited long enough
+	related  bool      // a pod may be parked that waits for other pods
 }
 
 func newQueue(now time.Time) *queue {
@@ -136,6 +137,7 @@ func (q *queue) tick(now time.Time) {
 func (q *queue) park(w *waiting, what obstacle) {
 	if w.where == taken {
 		w.where, w.blocked = parked, what
+		q.related = q.related || what&related != 0
 	}
 }
 
@@ -150,6 +152,9 @@ func (q *queue) retry(w *waiting, now time.Time) {
 func (q *queue) changed(what obstacle, now time.Time) {
 	if what == 0 {
 		return
+	}
+	if what&related == related {
+		q.related = false // all of these are woken
 	}
 	for _, w := range q.pods {
 		if w.where == parked && w.blocked&what != 0 {

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -51,15 +52,12 @@ func (r *Refused) Error() string {
 // Schedule decides for the pods in their order, each knowing the choices before it, and returns the view in which the
 // placed pods count. The given view is not changed.
 func Schedule(v View, pods []*Pod) ([]Decision, View) {
-	b := batch{
-		nodes:   slices.Clone(v.nodes),
-		turn:    v.turn,
-		own:     make(map[int32]bool),
-		choices: make(map[string]*choice),
-		count:   make(map[string]int),
+	b := newBatch(v)
+	for _, p := range pods {
+		b.relating = b.relating || p.class.relates()
 	}
 	for _, p := range pods {
-		b.count[p.class.signature]++
+		b.count[b.key(p.class)]++
 	}
 	if len(b.nodes) > 0 {
 		b.turn %= len(b.nodes)
@@ -68,16 +66,46 @@ func Schedule(v View, pods []*Pod) ([]Decision, View) {
 	for i, p := range pods {
 		decisions[i] = b.decide(p)
 	}
-	return decisions, View{nodes: b.nodes, turn: b.turn}
+	return decisions, b.View
 }
 
 // batch is the work of one Schedule.
 type batch struct {
-	nodes   []*node
-	turn    int
-	own     map[int32]bool // nodes that are copies of this batch
-	choices map[string]*choice
-	count   map[string]int // pods by class
+	View
+	own        map[int32]bool // nodes that are copies of this batch
+	ownDomains bool           // so is View.domains
+	relating   bool           // there are pods that ask for others, placed or to be placed
+	choices    map[string]*choice
+	count      map[string]int // pods by class
+}
+
+func newBatch(v View) *batch {
+	b := &batch{View: v, own: make(map[int32]bool), relating: v.social > 0, choices: make(map[string]*choice), count: make(map[string]int)}
+	b.nodes = slices.Clone(v.nodes)
+	return b
+}
+
+// key of the choice for a class. Which pods are alike to others matters only where some ask for others.
+func (b *batch) key(c *class) string {
+	if !b.relating {
+		return c.signature
+	}
+	return c.signature + c.kin.key
+}
+
+func (b *batch) domainsOf(label string) *domains {
+	d := b.domains[label]
+	if d == nil {
+		if !b.ownDomains {
+			b.domains, b.ownDomains = maps.Clone(b.domains), true
+			if b.domains == nil {
+				b.domains = map[string]*domains{}
+			}
+		}
+		d = newDomains(label, b.nodes)
+		b.domains[label] = d
+	}
+	return d
 }
 
 // choice is what a batch knows of the nodes for one class.
@@ -88,6 +116,10 @@ type choice struct {
 	looked  int // nodes looked at, from the first turn on
 	first   int
 	refused *Refused
+	// Where other pods matter to the class:
+	field   *field
+	rated   []rating
+	fitting []fitting // to use again
 }
 
 // candidate is a node that fitted when it was at version.
@@ -106,19 +138,14 @@ func better(a, b candidate) bool {
 }
 
 func (b *batch) decide(p *Pod) Decision {
-	ch := b.choices[p.class.signature]
-	if ch == nil {
-		enough := max(enoughNodes(len(b.nodes)), 2*b.count[p.class.signature])
-		ch = &choice{class: p.class, enough: enough, heap: heap[candidate]{less: better}, first: b.turn}
-		b.choices[p.class.signature] = ch
-	}
+	ch := b.choice(p.class)
 	if ch.refused != nil {
-		// Within a batch nodes only fill up, so what was refused stays refused.
+		// Within a batch nodes only fill up, so what was refused stays refused, but for what other pods do; see relate.
 		return Decision{Pod: p, Refused: ch.refused}
 	}
 	index, found := b.best(ch)
 	if !found {
-		ch.refused = explain(ch.class, b.nodes)
+		ch.refused = explain(ch.class, b.nodes, ch.field)
 		return Decision{Pod: p, Refused: ch.refused}
 	}
 	n := b.nodes[index]
@@ -126,15 +153,55 @@ func (b *batch) decide(p *Pod) Decision {
 		n = n.clone()
 		b.nodes[index], b.own[index] = n, true
 	}
-	n.place(ch.class)
-	b.offer(ch, index)
+	n.place(p.class)
+	if b.relating {
+		b.relate(p.class.kin, int(index))
+	}
+	if ch.field == nil {
+		b.offer(ch, index)
+	}
 	b.turn = (int(index) + 1) % len(b.nodes)
 	return Decision{Pod: p, Node: n.object.Name}
+}
+
+func (b *batch) choice(c *class) *choice {
+	key := b.key(c)
+	ch := b.choices[key]
+	if ch == nil {
+		enough := max(enoughNodes(len(b.nodes)), 2*b.count[key])
+		ch = &choice{class: c, enough: enough, heap: heap[candidate]{less: better}, first: b.turn}
+		if c.relates() || b.View.social > 0 {
+			ch.field = newField(b, c)
+		}
+		b.choices[key] = ch
+	}
+	return ch
+}
+
+// relate tells all classes of a pod that was placed. It may be what a refused one has waited for.
+func (b *batch) relate(k *kin, index int) {
+	social := k.social()
+	if social {
+		b.View.social++
+	}
+	for _, ch := range b.choices {
+		switch {
+		case ch.field != nil:
+			if ch.field.add(k, 1, index) {
+				ch.refused = nil
+			}
+		case social && k.reaches(ch.class.kin, b.namespaces):
+			ch.field = newField(b, ch.class)
+		}
+	}
 }
 
 // best takes the best node off the heap. A candidate that another class has changed since is rated anew; when all are
 // used up, nodes not looked at so far come in.
 func (b *batch) best(ch *choice) (int32, bool) {
+	if ch.field != nil {
+		return b.scan(ch)
+	}
 	for {
 		b.lookAround(ch)
 		if len(ch.heap.items) == 0 {
@@ -185,8 +252,16 @@ func enoughNodes(all int) int {
 	return min(all, max(least, all*percent/100))
 }
 
+// refuseAt is refuse, and what other pods do at node i.
+func refuseAt(c *class, n *node, f *field, i int) []refusal {
+	if r := refuse(c, n); r != nil {
+		return r
+	}
+	return f.refuse(i)
+}
+
 // explain asks all nodes why they refuse.
-func explain(c *class, nodes []*node) *Refused {
+func explain(c *class, nodes []*node, f *field) *Refused {
 	r := &Refused{Nodes: len(nodes), Reasons: map[string]int{}}
 	if len(nodes) == 0 {
 		r.what = noNodes
@@ -196,8 +271,8 @@ func explain(c *class, nodes []*node) *Refused {
 		resource corev1.ResourceName
 	}
 	counts := map[key]int{}
-	for _, n := range nodes {
-		for _, why := range refuse(c, n) {
+	for i, n := range nodes {
+		for _, why := range refuseAt(c, n, f, i) {
 			counts[key{why.what, why.resource}]++
 		}
 	}

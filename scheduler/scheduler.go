@@ -32,7 +32,7 @@ type Binding struct {
 
 // Config is what a Scheduler works with. All but Log are required.
 type Config struct {
-	Informers informers.SharedInformerFactory // of pods and nodes; started and stopped by the caller
+	Informers informers.SharedInformerFactory // of pods, nodes and namespaces; started and stopped by the caller
 	Client    kubernetes.Interface            // to write why pods are refused
 	// Bind binds pods, many in one log entry, and returns an error for each (nil: all are bound). A pod that is gone gives a
 	// NotFound, one that is bound already a Conflict. It sets the PodScheduled condition of the bound pods.
@@ -67,6 +67,7 @@ func New(cfg Config) *Scheduler {
 	s := &Scheduler{cfg: cfg, notify: make(chan struct{}, 1)}
 	cfg.Informers.Core().V1().Pods().Informer()
 	cfg.Informers.Core().V1().Nodes().Informer()
+	cfg.Informers.Core().V1().Namespaces().Informer()
 	return s
 }
 
@@ -127,6 +128,7 @@ func (s *Scheduler) listen() (synced []cache.DoneChecker, remove func(), err err
 	}
 	core := s.cfg.Informers.Core().V1()
 	add(core.Nodes().Informer(), handler(s, s.setNode, func(n *corev1.Node) { s.state.removeNode(n.Name) }), "nodes")
+	add(core.Namespaces().Informer(), handler(s, func(n *corev1.Namespace) { s.setNamespace(n.Name, n.Labels) }, func(n *corev1.Namespace) { s.setNamespace(n.Name, nil) }), "namespaces")
 	add(core.Pods().Informer(), handler(s, s.setPod, s.podGone), "pods")
 	return synced, remove, err
 }
@@ -224,6 +226,7 @@ func (s *Scheduler) schedule(ctx context.Context, batch []*waiting) {
 	if len(bindings) == 0 {
 		return
 	}
+	s.related()
 	s.inFlight++
 	s.work.Go(func() {
 		errs := s.cfg.Bind(ctx, bindings)
@@ -269,7 +272,7 @@ func (s *Scheduler) bound(placed []*waiting, bindings []Binding, errs []error) {
 		s.queue.retry(w, time.Now())
 	}
 	if freed {
-		s.queue.changed(insufficient|tooManyPods|port, time.Now())
+		s.queue.changed(insufficient|tooManyPods|port|related, time.Now())
 	}
 }
 
@@ -285,7 +288,9 @@ func (s *Scheduler) setPod(p *corev1.Pod) {
 		s.podGone(p)
 	case p.Spec.NodeName != "":
 		s.queue.remove(key)
-		s.state.bind(p)
+		if s.state.bind(p) {
+			s.related()
+		}
 	case p.DeletionTimestamp != nil, len(p.Spec.SchedulingGates) > 0, !ours(p):
 		s.queue.remove(key)
 	case !s.state.assumed(key):
@@ -293,11 +298,24 @@ func (s *Scheduler) setPod(p *corev1.Pod) {
 	}
 }
 
+// related gives the pods that wait for other pods another try: one was placed, or is no longer what it was.
+func (s *Scheduler) related() {
+	if s.queue.related {
+		s.queue.changed(related, time.Now())
+	}
+}
+
+func (s *Scheduler) setNamespace(name string, labels map[string]string) {
+	if s.state.setNamespace(name, labels) {
+		s.related()
+	}
+}
+
 func (s *Scheduler) podGone(p *corev1.Pod) {
 	key := keyOf(p)
 	s.queue.remove(key)
 	if s.state.forget(key) {
-		s.queue.changed(insufficient|tooManyPods|port, time.Now())
+		s.queue.changed(insufficient|tooManyPods|port|related, time.Now())
 	}
 }
 

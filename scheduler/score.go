@@ -6,7 +6,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Every score is between 0 and full, and depends on the node and the class alone: so one placement changes the score of
+// Every score here is between 0 and full, and depends on the node and the class alone: so one placement changes the score of
 // one node, and a heap keeps the best at hand.
 const full = 100_000
 
@@ -18,6 +18,8 @@ const (
 	weightAffinity = 2
 	weightGroup    = 2
 	weightTaints   = 3
+	weightPull     = 2 // preferred pod affinity
+	weightSpread   = 2 // constraints to be kept if possible
 )
 
 // score says how good the node is for a pod of the class; higher is better.
@@ -25,7 +27,7 @@ func score(c *class, n *node) int64 {
 	cpu := share(n.loadCPU+c.loadCPU, n.allocatable.cpu)
 	memory := share(n.loadMemory+c.loadMemory, n.allocatable.memory)
 	total := weightLeast*(full-(cpu+memory)/2) + weightBalance*(full-abs(cpu-memory)/2)
-	total += weightGroup * full / int64(1+n.inGroup(c.group))
+	total += weightGroup * full / int64(1+n.inGroup(c.kin.group))
 	if c.preferredTotal > 0 {
 		total += weightAffinity * full * c.preferred.Score(n.object) / c.preferredTotal
 	}

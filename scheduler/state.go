@@ -78,7 +78,9 @@ func (s *state) change(name string, f func(*node)) {
 	}
 	s.own()
 	n := s.view.nodes[i].clone()
+	s.view.social -= n.social
 	f(n)
+	s.view.social += n.social
 	s.view.nodes[i] = n
 }
 
@@ -88,6 +90,9 @@ func (s *state) setNode(o *corev1.Node) obstacle {
 	if i, found := s.index[o.Name]; found {
 		old := s.view.nodes[i]
 		s.view.nodes[i] = old.withObject(o)
+		if !maps.Equal(old.object.Labels, o.Labels) {
+			s.view.domains = nil
+		}
 		return eased(old.object, o)
 	}
 	n := newNode(o)
@@ -96,6 +101,8 @@ func (s *state) setNode(o *corev1.Node) obstacle {
 	}
 	s.index[o.Name] = len(s.view.nodes)
 	s.view.nodes = append(s.view.nodes, n)
+	s.view.social += n.social
+	s.view.domains = nil
 	return everything
 }
 
@@ -106,13 +113,13 @@ func eased(old, o *corev1.Node) obstacle {
 		what |= insufficient | tooManyPods
 	}
 	if !equality.Semantic.DeepEqual(old.Labels, o.Labels) {
-		what |= affinity
+		what |= affinity | unlabelled | related
 	}
 	if old.Spec.Unschedulable != o.Spec.Unschedulable {
 		what |= unschedulable
 	}
 	if !equality.Semantic.DeepEqual(old.Spec.Taints, o.Spec.Taints) {
-		what |= taint
+		what |= taint | skewed // constraints may leave out tainted nodes
 	}
 	return what
 }
@@ -124,6 +131,8 @@ func (s *state) removeNode(name string) {
 		return
 	}
 	s.own()
+	s.view.social -= s.view.nodes[i].social
+	s.view.domains = nil
 	last := len(s.view.nodes) - 1
 	s.view.nodes[i] = s.view.nodes[last]
 	s.index[s.view.nodes[i].object.Name] = i
@@ -131,28 +140,48 @@ func (s *state) removeNode(name string) {
 	delete(s.index, name)
 }
 
-// bind counts a pod that the API says is bound.
-func (s *state) bind(p *corev1.Pod) {
+// bind counts a pod that the API says is bound, and says whether that changes anything.
+func (s *state) bind(p *corev1.Pod) bool {
 	key := keyOf(p)
 	known := s.pods[key]
 	if known != nil && known.node == p.Spec.NodeName && (known.assumed || alike(known.object, p)) {
 		known.assumed, known.object = false, p
-		return
+		return false
 	}
 	class := newClass(p)
-	if known != nil && known.node == p.Spec.NodeName && known.class.signature == class.signature {
+	if known != nil && known.node == p.Spec.NodeName && known.class.alike(class) {
 		known.object = p
-		return
+		return false
 	}
 	s.forget(key)
 	placed := &placement{node: p.Spec.NodeName, class: class, object: p}
 	s.remember(key, placed)
 	s.change(placed.node, func(n *node) { n.place(placed.class) })
+	return true
+}
+
+// setNamespace takes the labels of a namespace; nil: it is gone. It says whether they are others than before.
+func (s *state) setNamespace(name string, set map[string]string) bool {
+	if known, found := s.view.namespaces[name]; found == (set != nil) && maps.Equal(known, set) {
+		return false
+	}
+	next := maps.Clone(s.view.namespaces)
+	if next == nil {
+		next = namespaceLabels{}
+	}
+	if set == nil {
+		delete(next, name)
+	} else {
+		next[name] = set
+	}
+	s.view.namespaces = next
+	return true
 }
 
 // alike says whether two forms of a pod are surely of one class: most changes are of the status alone.
 func alike(old, p *corev1.Pod) bool {
-	return old.Generation == p.Generation && p.Generation > 0 && maps.Equal(old.Labels, p.Labels)
+	return old.Generation == p.Generation && p.Generation > 0 && maps.Equal(old.Labels, p.Labels) &&
+		(old.DeletionTimestamp == nil) == (p.DeletionTimestamp == nil)
 }
 
 // forget takes a pod off its node; false when it was on none.

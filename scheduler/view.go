@@ -69,9 +69,9 @@ func (p hostPort) conflicts(o hostPort) bool {
 
 const anyIP = "0.0.0.0"
 
-// groupCount says how many pods of one group (see class.group) a node has.
-type groupCount struct {
-	group string
+// kinCount says how many pods of one kin a node has.
+type kinCount struct {
+	*kin
 	count int32
 }
 
@@ -84,7 +84,8 @@ type node struct {
 	// What spreading load goes by: requests, where a container without any counts as a small one.
 	loadCPU, loadMemory int64
 	ports               []hostPort
-	groups              []groupCount
+	kin                 []kinCount
+	social              int              // of its pods, those that ask for others
 	images              map[string]int64 // bytes by name
 	prefersNot          int              // taints that pods should rather avoid
 	version             uint32
@@ -112,14 +113,14 @@ func newNode(o *corev1.Node) *node {
 func (n *node) withObject(o *corev1.Node) *node {
 	next := newNode(o)
 	next.requested, next.loadCPU, next.loadMemory = n.requested, n.loadCPU, n.loadMemory
-	next.ports, next.groups, next.version = n.ports, n.groups, n.version+1
+	next.ports, next.kin, next.social, next.version = n.ports, n.kin, n.social, n.version+1
 	return next
 }
 
 // clone can be changed without anybody seeing it.
 func (n *node) clone() *node {
 	c := *n
-	c.ports, c.groups = slices.Clone(n.ports), slices.Clone(n.groups)
+	c.ports, c.kin = slices.Clone(n.ports), slices.Clone(n.kin)
 	c.version++
 	return &c
 }
@@ -130,7 +131,7 @@ func (n *node) place(c *class) {
 	n.loadCPU += c.loadCPU
 	n.loadMemory += c.loadMemory
 	n.ports = append(n.ports, c.ports...)
-	n.count(c.group, 1)
+	n.count(c.kin, 1)
 	n.version++
 }
 
@@ -144,47 +145,60 @@ func (n *node) remove(c *class) {
 			n.ports = slices.Delete(n.ports, i, i+1)
 		}
 	}
-	n.count(c.group, -1)
+	n.count(c.kin, -1)
 	n.version++
 }
 
-func (n *node) count(group string, by int32) {
-	if group == "" {
-		return
+func (n *node) count(k *kin, by int32) {
+	if k.social() {
+		n.social += int(by)
 	}
-	for i := range n.groups {
-		if n.groups[i].group != group {
+	for i := range n.kin {
+		if c := &n.kin[i]; c.kin != k && c.key != k.key {
 			continue
 		}
-		n.groups[i].count += by
-		if n.groups[i].count <= 0 {
-			n.groups = slices.Delete(n.groups, i, i+1)
+		n.kin[i].count += by
+		if n.kin[i].count <= 0 {
+			n.kin = slices.Delete(n.kin, i, i+1)
 		}
 		return
 	}
 	if by > 0 {
-		n.groups = append(n.groups, groupCount{group, by})
+		n.kin = append(n.kin, kinCount{k, by})
 	}
 }
 
+// inGroup counts the pods of a group that stay.
 func (n *node) inGroup(group string) int32 {
-	for i := range n.groups {
-		if n.groups[i].group == group {
-			return n.groups[i].count
+	if group == "" {
+		return 0
+	}
+	var count int32
+	for i := range n.kin {
+		if k := &n.kin[i]; k.group == group && !k.leaving {
+			count += k.count
 		}
 	}
-	return 0
+	return count
 }
 
 // View is a picture of all nodes with what their pods request. The zero View has no nodes.
 type View struct {
-	nodes []*node
-	turn  int // where among equals the next choice begins
+	nodes      []*node
+	turn       int // where among equals the next choice begins
+	social     int // pods that ask for others
+	namespaces namespaceLabels
+	// domains by label, as far as they were asked for: of these very nodes with these labels. Never changed in place.
+	domains map[string]*domains
 }
 
-// NewView makes a View of nodes and of the pods that are bound to them.
-func NewView(nodes []*corev1.Node, pods []*corev1.Pod) View {
-	v, index := View{}, make(map[string]*node, len(nodes))
+// NewView makes a View of nodes and of the pods that are bound to them; of the namespaces' labels, affinity to pods of
+// other namespaces may make use.
+func NewView(nodes []*corev1.Node, pods []*corev1.Pod, namespaces ...*corev1.Namespace) View {
+	v, index := View{namespaces: namespaceLabels{}}, make(map[string]*node, len(nodes))
+	for _, o := range namespaces {
+		v.namespaces[o.Name] = o.Labels
+	}
 	for _, o := range nodes {
 		n := newNode(o)
 		v.nodes = append(v.nodes, n)
@@ -194,6 +208,9 @@ func NewView(nodes []*corev1.Node, pods []*corev1.Pod) View {
 		if n := index[p.Spec.NodeName]; n != nil && !finished(p) {
 			n.place(newClass(p))
 		}
+	}
+	for _, n := range v.nodes {
+		v.social += n.social
 	}
 	return v
 }
