@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/printers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -103,22 +105,29 @@ func (c *env) rawConfig() (*clientcmdapi.Config, error) {
 	return &raw, nil
 }
 
-// printStructured writes v as JSON or YAML and says whether output asked for one of them.
-func printStructured(w io.Writer, output string, v any) (bool, error) {
+// outputFlag adds -o to a command that shows something.
+func outputFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().StringP("output", "o", "", "json or yaml")
+}
+
+// show writes v as JSON or YAML if output asks for it, else the table that rows fills (tab-separated).
+func show(w io.Writer, output string, v any, rows func(io.Writer)) error {
 	switch output {
 	case "":
-		return false, nil
+		table := printers.GetNewTabWriter(w)
+		rows(table)
+		return table.Flush()
 	case "json":
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		return true, e.Encode(v)
+		return e.Encode(v)
 	case "yaml":
 		b, err := yaml.Marshal(v)
 		if err != nil {
-			return true, err
+			return err
 		}
 		_, err = w.Write(b)
-		return true, err
+		return err
 	}
-	return true, usagef("unknown output format %q: use json or yaml", output)
+	return usagef("unknown output format %q: use json or yaml", output)
 }

@@ -2,12 +2,12 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"mgr/cmd/admin"
 )
@@ -59,7 +59,7 @@ imagePullPolicy Always.`,
 }
 
 func newImageList(c *env) *cobra.Command {
-	var output string
+	var output *string
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
@@ -75,18 +75,15 @@ func newImageList(c *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if done, err := printStructured(c.Out, output, images); done {
-				return err
-			}
-			w := printers.GetNewTabWriter(c.Out)
-			fmt.Fprintln(w, "NODE\tIMAGE\tID\tSIZE")
-			for _, i := range images {
-				id := strings.TrimPrefix(i.ID, "sha256:")
-				fmt.Fprintf(w, "%s\t%s\t%.12s\t%.1f MB\n", i.Node, strings.Join(i.Names, ","), id, float64(i.Size)/1e6)
-			}
-			return w.Flush()
+			return show(c.Out, *output, images, func(w io.Writer) {
+				fmt.Fprintln(w, "NODE\tIMAGE\tID\tSIZE")
+				for _, i := range images {
+					id := strings.TrimPrefix(i.ID, "sha256:")
+					fmt.Fprintf(w, "%s\t%s\t%.12s\t%.1f MB\n", i.Node, strings.Join(i.Names, ","), id, float64(i.Size)/1e6)
+				}
+			})
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
+	output = outputFlag(cmd)
 	return cmd
 }

@@ -3,17 +3,17 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"mgr/cmd/admin"
 )
 
 func newMembers(c *env) *cobra.Command {
-	var output string
+	var output *string
 	cmd := &cobra.Command{
 		Use:   "members",
 		Short: "Show the masters of the quorum and how they are",
@@ -27,13 +27,10 @@ HASH compares the replicated states: peers that have applied the same log must h
 			if err != nil {
 				return err
 			}
-			if done, err := printStructured(c.Out, output, members); done {
-				return err
-			}
-			return printMembers(c, members)
+			return show(c.Out, *output, members, func(w io.Writer) { printMembers(w, members) })
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
+	output = outputFlag(cmd)
 	cmd.AddCommand(newMembersRemove(c))
 	return cmd
 }
@@ -59,8 +56,7 @@ func newMembersRemove(c *env) *cobra.Command {
 	}
 }
 
-func printMembers(c *env, members []admin.Member) error {
-	w := printers.GetNewTabWriter(c.Out)
+func printMembers(w io.Writer, members []admin.Member) {
 	fmt.Fprintln(w, "ID\tROLE\tADDRESS\tINDEX\tHASH\tLAST CONTACT\tPID\tVERSION")
 	for _, m := range members {
 		contact, pid := "unreachable", "-"
@@ -77,7 +73,6 @@ func printMembers(c *env, members []admin.Member) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", m.ID, m.Role, m.Addr, m.AppliedIndex, hash, contact, pid, m.Version)
 	}
-	return w.Flush()
 }
 
 // fetch gets one of our own JSON documents from the API server.

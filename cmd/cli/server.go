@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
 	"mgr/cmd/admin"
@@ -21,7 +22,7 @@ import (
 
 func newServer(c *env) *cobra.Command {
 	cfg := boot.MasterConfig{}
-	var tokenFile, token, level string
+	common := daemonFlags{}
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run a master: quorum peer, API server, controllers, scheduler",
@@ -33,23 +34,15 @@ place: the same command line starts it again.`,
   mgr server --join https://192.0.2.11:6443 --token TOKEN --id master-2 --advertise 192.0.2.12`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if cfg.Token, err = readToken(token, tokenFile); err != nil {
-				return err
-			}
-			if cfg.Log, err = newLogger(c, level); err != nil {
-				return err
-			}
-			ctx, cancel := untilSignal(cmd.Context())
-			defer cancel()
-			return boot.RunMaster(ctx, cfg)
+			return common.run(cmd.Context(), c, func(ctx context.Context, token string, log *slog.Logger) error {
+				cfg.Token, cfg.Log = token, log
+				return boot.RunMaster(ctx, cfg)
+			})
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&cfg.ClusterInit, "cluster-init", false, "start a new cluster")
 	f.StringSliceVar(&cfg.Join, "join", nil, "address of a master to join, https://host:6443 (repeatable)")
-	f.StringVar(&token, "token", "", "server join token; --token-file keeps it out of the process list")
-	f.StringVar(&tokenFile, "token-file", "", "file with the join token")
 	f.StringVar(&cfg.ID, "id", hostname(), "name of this master in the quorum")
 	f.StringVar(&cfg.Advertise, "advertise", "", "address at which the other masters, nodes and users reach this one (default: that of the default route)")
 	f.IntVar(&cfg.Port, "port", 6443, "the one port: API, quorum and agents")
@@ -58,13 +51,13 @@ place: the same command line starts it again.`,
 	f.StringVar(&cfg.PodCIDR, "pod-cidr", "10.42.0.0/16", "addresses of pods; each node gets a /24")
 	f.DurationVar(&cfg.NodeGrace, "node-grace", 4*time.Second, "silence after which a node counts as lost")
 	f.DurationVar(&cfg.PodToleration, "default-toleration", 5*time.Second, "how long pods stay on a lost node unless they say otherwise")
-	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	common.add(f)
 	return cmd
 }
 
 func newAgent(c *env) *cobra.Command {
 	cfg := boot.NodeConfig{}
-	var tokenFile, token, level string
+	common := daemonFlags{}
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run a node: pods, service routing, DNS",
@@ -74,22 +67,14 @@ master and opens no port of its own. Its pods survive when it stops or is restar
   mgr agent --join https://192.0.2.11:6443 --token TOKEN`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if cfg.Token, err = readToken(token, tokenFile); err != nil {
-				return err
-			}
-			if cfg.Log, err = newLogger(c, level); err != nil {
-				return err
-			}
-			ctx, cancel := untilSignal(cmd.Context())
-			defer cancel()
-			return boot.RunNode(ctx, cfg)
+			return common.run(cmd.Context(), c, func(ctx context.Context, token string, log *slog.Logger) error {
+				cfg.Token, cfg.Log = token, log
+				return boot.RunNode(ctx, cfg)
+			})
 		},
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&cfg.Join, "join", nil, "address of a master, https://host:6443 (repeatable)")
-	f.StringVar(&token, "token", "", "agent join token; --token-file keeps it out of the process list")
-	f.StringVar(&tokenFile, "token-file", "", "file with the join token")
 	f.StringVar(&cfg.Name, "node-name", hostname(), "name of the node")
 	f.StringVar(&cfg.IP, "node-ip", "", "address of the node (default: that of the default route)")
 	f.StringVar(&cfg.Dir, "data-dir", "/var/lib/mgr/agent", "where its pods, images and certificates are")
@@ -99,8 +84,32 @@ master and opens no port of its own. Its pods survive when it stops or is restar
 	f.StringVar(&cfg.Balance, "balance", "random", "how the userspace mode picks a backend: roundrobin or random")
 	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "kubepods", "parent of all pods' cgroups")
 	f.StringVar(&cfg.Containerd, "containerd", "", "socket of a containerd of this host (default: run the embedded one)")
-	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	common.add(f)
 	return cmd
+}
+
+// daemonFlags are those of server and agent alike.
+type daemonFlags struct{ token, tokenFile, level string }
+
+func (d *daemonFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&d.token, "token", "", "join token; --token-file keeps it out of the process list")
+	f.StringVar(&d.tokenFile, "token-file", "", "file with the join token")
+	f.StringVar(&d.level, "log-level", "info", "debug, info, warn or error")
+}
+
+// run runs a daemon until SIGTERM or SIGINT. The token is empty where none was given: a machine that has joined needs none.
+func (d *daemonFlags) run(ctx context.Context, c *env, daemon func(context.Context, string, *slog.Logger) error) error {
+	token, err := readToken(d.token, d.tokenFile)
+	if err != nil {
+		return err
+	}
+	log, err := newLogger(c, d.level)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := untilSignal(ctx)
+	defer cancel()
+	return daemon(ctx, token, log)
 }
 
 // newSupervisor is what `mgr up` leaves running; nobody calls it by hand.

@@ -2,11 +2,11 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"mgr/cmd/admin"
 	"mgr/pki"
@@ -49,7 +49,7 @@ func newTokenCreate(c *env) *cobra.Command {
 }
 
 func newTokenList(c *env) *cobra.Command {
-	var output string
+	var output *string
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
@@ -64,22 +64,19 @@ func newTokenList(c *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if done, err := printStructured(c.Out, output, tokens); done {
-				return err
-			}
-			w := printers.GetNewTabWriter(c.Out)
-			fmt.Fprintln(w, "ID\tROLE\tEXPIRES")
-			for _, t := range tokens {
-				left := "expired"
-				if d := time.Until(t.Expires); d > 0 {
-					left = "in " + duration.HumanDuration(d)
+			return show(c.Out, *output, tokens, func(w io.Writer) {
+				fmt.Fprintln(w, "ID\tROLE\tEXPIRES")
+				for _, t := range tokens {
+					left := "expired"
+					if d := time.Until(t.Expires); d > 0 {
+						left = "in " + duration.HumanDuration(d)
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\n", t.ID, t.Role, left)
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\n", t.ID, t.Role, left)
-			}
-			return w.Flush()
+			})
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
+	output = outputFlag(cmd)
 	return cmd
 }
 

@@ -7,14 +7,13 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"mgr/cmd/admin"
 	"mgr/scheduler"
 )
 
 func newWhy(c *env) *cobra.Command {
-	var output string
+	var output *string
 	cmd := &cobra.Command{
 		Use:   "why pod/NAME",
 		Short: "Say why a pod is where it is, or why it waits",
@@ -35,35 +34,38 @@ would help. Answers come from the scheduler at work, not from a guess.`,
 			if err != nil {
 				return err
 			}
-			if done, err := printStructured(c.Out, output, why); done {
-				return err
+			if *output == "" {
+				printVerdict(c.Out, why)
 			}
-			return printWhy(c.Out, why)
+			return show(c.Out, *output, why, func(w io.Writer) { printNodes(w, why.Nodes) })
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
+	output = outputFlag(cmd)
 	return cmd
 }
 
-func printWhy(out io.Writer, why scheduler.Explanation) error {
-	fmt.Fprintf(out, "Pod %s: %s\n", why.Pod, why.Verdict)
+func printVerdict(w io.Writer, why scheduler.Explanation) {
+	fmt.Fprintf(w, "Pod %s: %s\n", why.Pod, why.Verdict)
 	for _, h := range why.Help {
-		fmt.Fprintf(out, "  - %s\n", h)
+		fmt.Fprintf(w, "  - %s\n", h)
 	}
-	if len(why.Nodes) == 0 {
-		return nil
+	if len(why.Nodes) > 0 {
+		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(out)
-	w := printers.GetNewTabWriter(out)
+}
+
+func printNodes(w io.Writer, nodes []scheduler.NodeFacts) {
+	if len(nodes) == 0 {
+		return
+	}
 	fmt.Fprintln(w, "NODE\tFITS\tBECAUSE\tWOULD HELP")
-	for _, n := range why.Nodes {
+	for _, n := range nodes {
 		fits := "no"
 		if n.Fits {
 			fits = fmt.Sprintf("yes, score %d", n.Score)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", n.Name, fits, strings.Join(n.Reasons, "; "), strings.Join(n.Help, "; "))
 	}
-	return w.Flush()
 }
 
 // podName accepts pod/NAME, "pod NAME" and NAME.
