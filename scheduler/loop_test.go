@@ -302,3 +302,34 @@ func TestRunAgain(t *testing.T) {
 		}
 	})
 }
+
+// A pod that waits for another, or for it to go, is tried when that happens.
+func TestSocialWaiting(t *testing.T) {
+	leader := testPod(t, "leader", "{schedulingGates: [{name: later}]}")
+	leader.Labels = map[string]string{"app": "leader"}
+	follower := testPod(t, "follower", "{affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: leader}}}]}}}")
+	rival := testPod(t, "rival", "{affinity: "+far("leader", corev1.LabelHostname)+"}")
+	run(t, []*corev1.Node{testNode(t, "n1", "")}, []*corev1.Pod{follower}, func(r *rig) {
+		if r.on("follower") != "" {
+			r.Fatal("nothing to follow")
+		}
+		leader.Spec.SchedulingGates = nil
+		r.create(leader)
+		time.Sleep(2 * time.Second) // virtual
+		r.settle()
+		if r.on("leader") != "n1" || r.on("follower") != "n1" {
+			r.Errorf("leader on %q, follower on %q", r.on("leader"), r.on("follower"))
+		}
+		r.create(rival)
+		r.settle()
+		if r.on("rival") != "" {
+			r.Fatal("the rival stands beside the leader")
+		}
+		r.must(nil, r.client.CoreV1().Pods("default").Delete(r.ctx, "leader", metav1.DeleteOptions{}))
+		time.Sleep(2 * time.Second) // virtual
+		r.settle()
+		if r.on("rival") != "n1" {
+			r.Error("the rival still waits")
+		}
+	})
+}

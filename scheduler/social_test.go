@@ -338,37 +338,6 @@ func TestNamespaceSelector(t *testing.T) {
 	}
 }
 
-// A pod that waits for another, or for it to go, is tried when that happens.
-func TestSocialWaiting(t *testing.T) {
-	leader := testPod(t, "leader", "{schedulingGates: [{name: later}]}")
-	leader.Labels = map[string]string{"app": "leader"}
-	follower := testPod(t, "follower", "{affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: leader}}}]}}}")
-	rival := testPod(t, "rival", "{affinity: "+far("leader", corev1.LabelHostname)+"}")
-	run(t, []*corev1.Node{testNode(t, "n1", "")}, []*corev1.Pod{follower}, func(r *rig) {
-		if r.on("follower") != "" {
-			r.Fatal("nothing to follow")
-		}
-		leader.Spec.SchedulingGates = nil
-		r.create(leader)
-		time.Sleep(2 * time.Second) // virtual
-		r.settle()
-		if r.on("leader") != "n1" || r.on("follower") != "n1" {
-			r.Errorf("leader on %q, follower on %q", r.on("leader"), r.on("follower"))
-		}
-		r.create(rival)
-		r.settle()
-		if r.on("rival") != "" {
-			r.Fatal("the rival stands beside the leader")
-		}
-		r.must(nil, r.client.CoreV1().Pods("default").Delete(r.ctx, "leader", metav1.DeleteOptions{}))
-		time.Sleep(2 * time.Second) // virtual
-		r.settle()
-		if r.on("rival") != "n1" {
-			r.Error("the rival still waits")
-		}
-	})
-}
-
 // Replicas of one owner are spread over empty nodes, whatever else speaks for one of them.
 func TestReplicasSpread(t *testing.T) {
 	nodes := []*corev1.Node{testNode(t, "a", "{status: {images: [{names: ['demo:latest'], sizeBytes: 5000000000}]}}"), testNode(t, "b", "")}
