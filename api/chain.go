@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -198,8 +199,12 @@ func (s *Server) authorize(h http.Handler) http.Handler {
 	})
 }
 
-// fail answers with a Status.
+// fail answers with a Status: the one that err is or wraps, else that of an internal error.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		err = &apierrors.StatusError{ErrStatus: status.Status()}
+	}
 	responsewriters.ErrorNegotiated(err, s.codecs, schema.GroupVersion{Version: "v1"}, w, r)
 }
 

@@ -48,8 +48,12 @@ func fromPeer(r *http.Request) bool {
 func (s *Server) forward(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		info, _ := request.RequestInfoFrom(r.Context())
-		if _, _, self := s.cfg.Quorum.Leader(); self || !s.leaderOnly(r, info) || termFrom(r.Context()) != 0 {
+		if !s.leaderOnly(r, info) || termFrom(r.Context()) != 0 {
 			h.ServeHTTP(w, r)
+			return
+		}
+		if _, _, self := s.cfg.Quorum.Leader(); self {
+			s.lead(w, r, h)
 			return
 		}
 		if fromPeer(r) {
@@ -74,11 +78,7 @@ func (s *Server) leaderOnly(r *http.Request, info *request.RequestInfo) bool {
 	case "exec", "attach", "portforward", "proxy", "log":
 		return false // every master reaches every agent
 	}
-	switch info.Verb {
-	case "create", "update", "patch", "delete", "deletecollection":
-		return true
-	}
-	return false
+	return writes(info)
 }
 
 // handOver sends r to the leader, waiting for one if there is none, and again as long as it is certain that nothing was

@@ -29,10 +29,14 @@ type peer struct {
 	*api.Bare
 	leads  atomic.Bool
 	extra  atomic.Uint64          // terms that have passed
+	lose   atomic.Bool            // leadership, with the next write
 	leader atomic.Pointer[string] // address
 }
 
 func (p *peer) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
+	if p.lose.Swap(false) {
+		p.leads.Store(false)
+	}
 	if !p.leads.Load() {
 		return fsm.Result{}, fsm.ErrNotLeader
 	}
@@ -151,6 +155,29 @@ func TestForwardWaitsForALeader(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("without a leader: %d %v", resp.StatusCode, resp.Header)
+	}
+}
+
+// A write that finds its master deposed goes on to the next leader, as the user that it came from.
+func TestDeposedLeaderHandsOn(t *testing.T) {
+	_, deposed, p, _ := masters(t)
+	p[1].leads.Store(true)
+	p[1].lose.Store(true)
+	cms := deposed.Client.CoreV1().ConfigMaps("default")
+	made, err := cms.Create(t.Context(), configMap("a", map[string]string{"k": "v"}), metav1.CreateOptions{})
+	if err != nil || made.Data["k"] != "v" {
+		t.Fatalf("create at a master that has just lost its leadership: %v", err)
+	}
+	if p[1].leads.Load() {
+		t.Fatal("the leadership was not lost: nothing was tested")
+	}
+	p[1].leads.Store(true)
+	p[1].lose.Store(true)
+	p[1].leader.Store(nil)
+	resp := request(t.Context(), t, deposed, "DELETE", "/api/v1/namespaces/default/configmaps/a", "")
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("without a new leader: %d %v", resp.StatusCode, resp.Header)
 	}
 }
 

@@ -29,6 +29,7 @@ func (s *Server) openAPIRoutes(r *mux.Router) {
 		}))
 	}
 	r.Path("/openapi/v3").Methods(http.MethodGet).HandlerFunc(docs.HandleDiscovery)
+	r.Path("/openapi/v2").Methods(http.MethodGet, http.MethodHead).Handler(newSwagger(s))
 	r.PathPrefix("/openapi/v3/").Methods(http.MethodGet).Handler(http.HandlerFunc(docs.HandleGroupVersion))
 }
 
@@ -40,7 +41,21 @@ func apiPrefix(gv schema.GroupVersion) string {
 }
 
 func (s *Server) openAPI(gv schema.GroupVersion) *spec3.OpenAPI {
-	b := schemaBuilder{components: map[string]*spec.Schema{}}
+	b := schemaBuilder{components: map[string]*spec.Schema{}, refs: "#/components/schemas/"}
+	return &spec3.OpenAPI{
+		Version:    "3.0.0",
+		Info:       about(),
+		Paths:      &spec3.Paths{Paths: s.paths(&b, gv)},
+		Components: &spec3.Components{Schemas: b.components},
+	}
+}
+
+func about() *spec.Info {
+	return &spec.Info{InfoProps: spec.InfoProps{Title: "mgr", Version: Version().GitVersion}}
+}
+
+// paths of a group and version; the schemas that they refer to are collected by b.
+func (s *Server) paths(b *schemaBuilder, gv schema.GroupVersion) map[string]*spec3.Path {
 	paths := map[string]*spec3.Path{}
 	for _, k := range s.rows(gv) {
 		for _, obj := range []any{k.New(), k.NewList()} {
@@ -56,12 +71,7 @@ func (s *Server) openAPI(gv schema.GroupVersion) *spec3.OpenAPI {
 		paths[base] = b.path(k, map[string]string{"list": "get", "create": "post", "deletecollection": "delete"})
 		paths[base+"/{name}"] = b.path(k, map[string]string{"get": "get", "update": "put", "patch": "patch", "delete": "delete"})
 	}
-	return &spec3.OpenAPI{
-		Version:    "3.0.0",
-		Info:       &spec.Info{InfoProps: spec.InfoProps{Title: "mgr", Version: Version().GitVersion}},
-		Paths:      &spec3.Paths{Paths: paths},
-		Components: &spec3.Components{Schemas: b.components},
-	}
+	return paths
 }
 
 // writeParameters are the query parameters by which clients see what writes can do.
@@ -109,7 +119,11 @@ func gvkExtension(gvk schema.GroupVersionKind) map[string]any {
 }
 
 // schemaBuilder collects the schemas of Go types.
-type schemaBuilder struct{ components map[string]*spec.Schema }
+type schemaBuilder struct {
+	components map[string]*spec.Schema
+	refs       string // where the document keeps them
+	swagger    bool   // OpenAPI v2: a reference may stand beside a description
+}
 
 // kind marks a component as a kind that has a path.
 func (b *schemaBuilder) kind(t reflect.Type, gvk schema.GroupVersionKind) {
@@ -155,7 +169,7 @@ func (b *schemaBuilder) ref(t reflect.Type) *spec.Schema {
 		b.components[name] = c // before its fields: types may contain themselves
 		*c = *b.inline(t)
 	}
-	return spec.RefSchema("#/components/schemas/" + name)
+	return spec.RefSchema(b.refs + name)
 }
 
 func (b *schemaBuilder) inline(t reflect.Type) *spec.Schema {
@@ -218,7 +232,7 @@ func (b *schemaBuilder) fields(t reflect.Type, docs map[string]string, s *spec.S
 			continue
 		}
 		p := b.ref(f.Type)
-		if p.Ref.String() != "" {
+		if p.Ref.String() != "" && !b.swagger {
 			p = &spec.Schema{SchemaProps: spec.SchemaProps{AllOf: []spec.Schema{*p}}}
 		}
 		p.Description = docs[name]
