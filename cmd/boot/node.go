@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -124,8 +126,52 @@ func (n *Node) join(ctx context.Context) error {
 	}
 	n.cert = n.machine.Renewing(func() []string { return n.masters.Servers() }, n.log)
 	n.masters = masters.New(addresses(n.cfg.Join), pki.ClientTLS(n.machine.Trust, n.cert, pki.ServerName))
-	n.client, err = kubernetes.NewForConfig(n.restConfig())
+	if n.client, err = kubernetes.NewForConfig(n.restConfig()); err != nil {
+		return err
+	}
+	if n.cfg.Token != "" && errors.Is(n.removed(ctx), errRemoved) {
+		// A token says that somebody wants it back.
+		if err := n.joinFirst(ctx, dir); err != nil {
+			return err
+		}
+		n.cert = n.machine.Renewing(n.masters.Servers, n.log)
+		n.masters = masters.New(n.masters.Servers(), pki.ClientTLS(n.machine.Trust, n.cert, pki.ServerName))
+		n.client, err = kubernetes.NewForConfig(n.restConfig())
+	}
 	return err
+}
+
+// errRemoved: the cluster has deleted this node.
+var errRemoved = errors.New("the cluster does not know this node any more")
+
+// removed asks a master whether this machine is still a node; errRemoved when it is not, nil when it is or nobody answers.
+func (n *Node) removed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := n.client.CoreV1().Nodes().Get(ctx, n.cfg.Name, metav1.GetOptions{ResourceVersion: "0"})
+	if apierrors.IsUnauthorized(err) {
+		return fmt.Errorf("%w: %w", errRemoved, err)
+	}
+	return nil
+}
+
+// removedEvery is how often a running node looks whether it was deleted.
+const removedEvery = 10 * time.Second
+
+// stayMember ends with an error when the node is deleted: its pods are not wanted any more, and nothing it says is heard.
+func (n *Node) stayMember(ctx context.Context) error {
+	tick := time.NewTicker(removedEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := n.removed(ctx); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 func (n *Node) joinFirst(ctx context.Context, dir string) error {
@@ -201,6 +247,7 @@ func (n *Node) run(ctx context.Context) error {
 	defer shared.Shutdown()
 	g.Go(func() error { return proxy.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error { return n.stayMember(ctx) })
 	return g.Wait()
 }
 

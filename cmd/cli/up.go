@@ -2,12 +2,12 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/cli-runtime/pkg/printers"
 
 	"mgr/cmd/local"
 )
@@ -79,6 +79,7 @@ cgroups and data.`,
 // newHost is the switchboard of the local cluster's hosts.
 func newHost(c *env) *cobra.Command {
 	dir := local.DefaultDir
+	var output *string
 	cmd := &cobra.Command{
 		Use:   "host",
 		Short: "List, kill, pause or cut off the hosts of the local cluster",
@@ -96,18 +97,19 @@ func newHost(c *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w := printers.GetNewTabWriter(c.Out)
-			fmt.Fprintln(w, "NAME\tROLE\tADDRESS\tSTATE\tNETWORK\tPID\tRESTARTS")
-			for _, h := range hosts {
-				network := "up"
-				if h.Cut {
-					network = "cut"
+			return show(c.Out, *output, hosts, func(w io.Writer) {
+				fmt.Fprintln(w, "NAME\tROLE\tADDRESS\tSTATE\tNETWORK\tPID\tRESTARTS")
+				for _, h := range hosts {
+					network := "up"
+					if h.Cut {
+						network = "cut"
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\n", h.Name, h.Role, h.IP, h.State, network, h.Pid, h.Restarts)
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\n", h.Name, h.Role, h.IP, h.State, network, h.Pid, h.Restarts)
-			}
-			return w.Flush()
+			})
 		},
 	}
+	output = outputFlag(cmd)
 	cmd.PersistentFlags().StringVar(&dir, "dir", dir, "where the cluster's hosts keep their data")
 	for _, verb := range local.Verbs {
 		cmd.AddCommand(&cobra.Command{
