@@ -44,6 +44,7 @@ func TestCluster(t *testing.T) {
 		{"LeaderKilled", leaderKilled},
 		{"AllMastersKilled", allMastersKilled},
 		{"NodeLost", nodeLost},
+		{"NodeDeleted", nodeDeleted},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, c) }) && part.name == "UpShowsTheDemo" {
 			return

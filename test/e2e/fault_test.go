@@ -208,3 +208,22 @@ func nodeLost(t *testing.T, c *cluster.Cluster) {
 		return nil
 	})
 }
+
+// nodeDeleted: a deleted node is refused at once; where it has a token, as here, it joins again as a new one.
+func nodeDeleted(t *testing.T, c *cluster.Cluster) {
+	old, err := c.Kube.CoreV1().Nodes().Get(t.Context(), "node-2", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Must(t, "delete", "node", "node-2")
+	cluster.Eventually(t, time.Minute, "node-2 is back as another one", func(ctx context.Context) error {
+		now, err := c.Kube.CoreV1().Nodes().Get(ctx, "node-2", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if now.UID == old.UID {
+			return errors.New("it is the same one")
+		}
+		return expect(c.Mgr(ctx, "wait", "node/node-2", "--for", "condition=Ready", "--timeout", "1s"), "condition met")
+	})
+}
