@@ -40,8 +40,32 @@ func Main(args []string) int {
 		fmt.Fprintln(os.Stderr, "mgr:", err)
 		return 1
 	}
-	root := newRoot(args, genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr})
+	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+	root := resident(args, streams)
+	if root == nil {
+		root = newRoot(args, streams)
+	}
 	return exitCode(componentcli.RunNoErrOutput(root))
+}
+
+// resident returns the command tree for a command that stays: the command alone, since kubectl's tree costs memory as long as
+// the process lives and time before it serves. nil for all others, and for a command line that cannot be parsed or asks for
+// help: the whole tree has the words for these.
+func resident(args []string, streams genericiooptions.IOStreams) *cobra.Command {
+	if len(args) < 2 {
+		return nil
+	}
+	for _, build := range []func(*env) *cobra.Command{newServer, newAgent, newSupervisor} {
+		c := &env{IOStreams: streams}
+		if trial := build(c); trial.Name() != args[1] || trial.ParseFlags(args[2:]) != nil {
+			continue
+		}
+		root := &cobra.Command{Use: "mgr"}
+		root.AddCommand(build(c))
+		root.SetArgs(args[1:])
+		return root
+	}
+	return nil
 }
 
 // useOwnFiles points the embedded kubectl at ~/.mgr instead of ~/.kube, and at $MGRCONFIG before $KUBECONFIG. On a master
