@@ -192,6 +192,9 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, podUID string) error {
 	r.mu.Lock()
 	delete(r.sandboxes, podUID)
 	r.mu.Unlock()
+	if s.shim == nil { // of an earlier agent: nobody has watched it
+		return r.shims.sweep()
+	}
 	return nil
 }
 

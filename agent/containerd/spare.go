@@ -42,10 +42,13 @@ type shims struct {
 	alive map[*shim]struct{}
 	next  *time.Timer
 	ended bool
+
+	homes sync.Mutex // held while one is made, and while those without a shim are looked for
 }
 
 // shim is a shim process that we have started.
 type shim struct {
+	home    string // directory of its socket
 	address string
 	proc    *process.Process
 	hold    *os.File // the other end of its standard input
@@ -61,8 +64,53 @@ func (s *shims) open(ctx context.Context) error {
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("prepare containerd for shims of ours: %w", err)
 	}
+	if err := s.sweep(); err != nil {
+		return err
+	}
 	s.refill(0)
 	return nil
+}
+
+func (s *shims) root() string { return filepath.Join(s.r.layout.Run, "shims") }
+
+// sweep removes the homes of shims that are dead: one that was killed could not do it itself.
+func (s *shims) sweep() error {
+	s.homes.Lock()
+	defer s.homes.Unlock()
+	entries, err := os.ReadDir(s.root())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("find the homes of shims: %w", err)
+	}
+	for _, e := range entries {
+		home := filepath.Join(s.root(), e.Name())
+		conn, err := net.Dial("unix", filepath.Join(home, "s"))
+		if err == nil {
+			_ = conn.Close()
+		}
+		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
+			if err := os.RemoveAll(home); err != nil {
+				return fmt.Errorf("remove the home of a dead shim: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// makeHome makes a directory for a shim and a listener on the socket in it.
+func (s *shims) makeHome(id string) (home string, file *os.File, err error) {
+	s.homes.Lock()
+	defer s.homes.Unlock()
+	home = filepath.Join(s.root(), id)
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return "", nil, err
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(home, "s"), Net: "unix"})
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(home))
+	}
+	listener.SetUnlinkOnClose(false)
+	file, err = listener.File()
+	return home, file, errors.Join(err, listener.Close())
 }
 
 // claim gives the spare shim away, or a new one if there is none; nil if shims are containerd's business.
@@ -114,18 +162,7 @@ func (s *shims) start() (*shim, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(s.r.layout.Run, "shims", id[:16])
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("start a shim: %w", err)
-	}
-	socket := filepath.Join(dir, "s")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("start a shim: %w", err)
-	}
-	listener.SetUnlinkOnClose(false)
-	defer listener.Close()
-	file, err := listener.File()
+	home, file, err := s.makeHome(id[:16])
 	if err != nil {
 		return nil, fmt.Errorf("start a shim: %w", err)
 	}
@@ -137,7 +174,7 @@ func (s *shims) start() (*shim, error) {
 	defer stdin.Close()
 
 	cmd := exec.Command(s.r.cfg.Shim, "-namespace", Namespace, "-id", id[:16], "-address", s.r.cfg.Address)
-	cmd.Dir, cmd.Stdin, cmd.ExtraFiles = dir, stdin, []*os.File{file}
+	cmd.Dir, cmd.Stdin, cmd.ExtraFiles = home, stdin, []*os.File{file}
 	cmd.Env = append(os.Environ(), WarmShim+"=1", "GOMAXPROCS=2", "MAX_SHIM_VERSION=2", "NAMESPACE="+Namespace,
 		"GRPC_ADDRESS="+s.r.cfg.Address, "TTRPC_ADDRESS="+s.r.cfg.Address+".ttrpc")
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
@@ -148,7 +185,7 @@ func (s *shims) start() (*shim, error) {
 	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait(), hold.Close())
 	}
-	sh := &shim{address: "unix://" + socket, proc: proc, hold: hold}
+	sh := &shim{home: home, address: "unix://" + filepath.Join(home, "s"), proc: proc, hold: hold}
 	if err := errors.Join(cmd.Process.Release(), preferOverAgent(proc.Pid)); err != nil {
 		return nil, errors.Join(fmt.Errorf("start a shim: %w", err), proc.End(0), hold.Close())
 	}
@@ -165,7 +202,9 @@ func (s *shims) watch(sh *shim) {
 	}
 	s.mu.Unlock()
 	s.r.wg.Go(func() {
-		sh.proc.Wait()
+		if sh.proc.Wait() {
+			_ = os.RemoveAll(sh.home) // if it was killed; the next sweep tries again
+		}
 		s.mu.Lock()
 		delete(s.alive, sh)
 		s.mu.Unlock()
