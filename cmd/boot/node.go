@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -70,6 +71,9 @@ const settingsFile = "cluster.json"
 
 // RunNode runs a node until ctx is done; its pods go on.
 func RunNode(ctx context.Context, cfg NodeConfig) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // a node's memory is its pods': what lives here is small, and so shall be what is garbage
+	}
 	n := &Node{cfg: cfg, log: cfg.Log.With("node", cfg.Name)}
 	if err := n.prepare(); err != nil {
 		return err
