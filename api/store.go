@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -206,6 +207,13 @@ func writeError(err error) error {
 		return e
 	case errors.Is(err, fsm.ErrUnknown):
 		return apierrors.NewTimeoutError(err.Error()+"; read the object before trying again", 0)
+	case errors.Is(err, fsm.ErrFull):
+		return &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: "InsufficientStorage",
+			Message: "nothing was written: " + err.Error() + "; free space there, writes go on by themselves",
+		}}
+	case errors.Is(err, fsm.ErrBusy):
+		return apierrors.NewTooManyRequests("nothing was written: "+err.Error(), 1)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError("the request ended before the write was confirmed; it may or may not have been applied", 0)
 	}

@@ -24,6 +24,8 @@
 //	pushCommits         tells followers at once how far the log is committed (peer.go)
 //	watchLeader         notices at once when the leader's process dies (succession.go)
 //	housekeep           snapshots and free space
+//	compareWithLeader   finds out whether the state differs from the leader's (diverge.go)
+//	adapt               makes a follower on a slow machine more patient (adapt.go)
 //	promote             while leading: gives the vote to non-voters that have caught up
 //	shutDownFailed      takes a failed peer out of the quorum
 //

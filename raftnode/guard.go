@@ -21,6 +21,7 @@ type guard struct {
 	deadline time.Duration
 	cache    logCache
 	written  atomic.Uint64 // bytes since the last snapshot
+	slowest  slowest       // of the writes
 	jobs     chan func()
 	busy     chan struct{} // holds a token while a write is under way
 }
@@ -40,6 +41,8 @@ func (g *guard) close() { close(g.jobs) }
 
 // write runs do within the deadline. If do ends later, undo is run before any other write: raft was told that do failed.
 func (g *guard) write(do, undo func() error) error {
+	began := time.Now()
+	defer func() { g.slowest.note(time.Since(began)) }()
 	timer := time.NewTimer(g.deadline)
 	defer timer.Stop()
 	select {

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,5 +122,67 @@ func TestDivergenceIsShown(t *testing.T) {
 				t.Errorf("hashes %q: member %d diverged: %v", c.hashes, i, members[i].Diverged)
 			}
 		}
+	}
+}
+
+// TestStuckTransfer is the watchdog for hashicorp/raft#696: a leader that goes on to refuse writes because of a transfer that
+// nobody asked for is given up; a transfer of our own, or one that ends, is not.
+func TestStuckTransfer(t *testing.T) {
+	stuck := fmt.Errorf("apply: %w", raft.ErrLeadershipTransferInProgress)
+	for name, c := range map[string]struct {
+		between func(*Node)
+		fails   bool
+	}{
+		"stuck":        {func(*Node) {}, true},
+		"own transfer": {func(n *Node) { n.proposals.draining.Store(true) }, false},
+		"ended":        {func(n *Node) { n.transferStuck.Store(0) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := &Node{failed: make(chan struct{})}
+				n.config.Log = newTestLog(t)
+				n.config.Timing.complete()
+				n.watchTransfer(errors.New("another error"))
+				n.watchTransfer(stuck)
+				time.Sleep(4 * n.config.Timing.Election)
+				n.watchTransfer(stuck)
+				if n.Err() != nil {
+					t.Fatal("given up too early:", n.Err())
+				}
+				c.between(n)
+				time.Sleep(time.Millisecond)
+				n.watchTransfer(stuck)
+				if got := n.Err() != nil; got != c.fails {
+					t.Errorf("given up: %v (%v)", got, n.Err())
+				}
+			})
+		})
+	}
+}
+
+// TestPatience: an idle peer keeps the configured timeout, delays of scheduler and disk stretch it, within a bound.
+func TestPatience(t *testing.T) {
+	timing := Timing{Heartbeat: 400 * time.Millisecond}
+	for _, c := range []struct{ wakeUp, write, want time.Duration }{
+		{0, 0, 400 * time.Millisecond},
+		{2 * time.Millisecond, 20 * time.Millisecond, 400 * time.Millisecond},
+		{100 * time.Millisecond, 50 * time.Millisecond, 600 * time.Millisecond},
+		{0, 200 * time.Millisecond, 800 * time.Millisecond},
+		{time.Minute, time.Minute, 2 * time.Second},
+	} {
+		if got := timing.patience(c.wakeUp, c.write); got != c.want {
+			t.Errorf("delays of %v and %v: patience %v, want %v", c.wakeUp, c.write, got, c.want)
+		}
+	}
+	var s slowest
+	s.note(3)
+	s.note(2)
+	s.turn()
+	if s.get() != 3 {
+		t.Errorf("the last window does not count: %d", s.get())
+	}
+	s.turn()
+	if s.get() != 0 {
+		t.Errorf("a window before the last one counts: %d", s.get())
 	}
 }

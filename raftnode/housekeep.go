@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -34,6 +35,7 @@ func (n *Node) housekeep() {
 		}
 		if n.space != nil {
 			n.noteSpace(n.space.low())
+			n.yield()
 		}
 		index := n.fsm.State().Index()
 		entries, bytes := index-min(last, index), n.guard.written.Load()
@@ -57,13 +59,32 @@ func (n *Node) noteSpace(full bool) {
 	}
 }
 
+// yield hands leadership over when this leader has no space and another voter has.
+func (n *Node) yield() {
+	if !n.full.Load() || n.Term() == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.RPC)
+	defer cancel()
+	voters, _ := n.voters()
+	for _, v := range voters {
+		if string(v.ID) == n.config.ID {
+			continue
+		}
+		if st, err := n.statusOf(ctx, v); err != nil || st.Full {
+			continue
+		}
+		if err := n.transfer(ctx, v); err != nil {
+			n.config.Log.Warn("cannot hand leadership to a master with space", "to", v.ID, "error", err)
+			continue
+		}
+		return
+	}
+}
+
 // snapshot writes a snapshot and shortens the log.
 func (n *Node) snapshot(entries, bytes uint64) bool {
-	rc := n.raft.ReloadableConfig()
-	rc.TrailingLogs = min(mostTrailing, max(leastTrailing, entries*trailingBytes/max(bytes, 1)))
-	if err := n.raft.ReloadConfig(rc); err != nil {
-		n.config.Log.Warn("cannot set how much log is kept", "error", err)
-	}
+	n.keepLog(min(mostTrailing, max(leastTrailing, entries*trailingBytes/max(bytes, 1))))
 	err := n.raft.Snapshot().Error()
 	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		n.config.Log.Warn("cannot take a snapshot", "error", err)
@@ -71,6 +92,17 @@ func (n *Node) snapshot(entries, bytes uint64) bool {
 	}
 	n.guard.written.Store(0)
 	return true
+}
+
+// keepLog sets how many entries are left after a snapshot.
+func (n *Node) keepLog(entries uint64) {
+	n.reloadMu.Lock()
+	defer n.reloadMu.Unlock()
+	rc := n.raft.ReloadableConfig()
+	rc.TrailingLogs = entries
+	if err := n.raft.ReloadConfig(rc); err != nil {
+		n.config.Log.Warn("cannot set how much log is kept", "error", err)
+	}
 }
 
 // Snapshot writes a snapshot now and shortens the log.

@@ -92,28 +92,46 @@ func (n *Node) RunAsLeader(ctx context.Context, fn func(ctx context.Context, ter
 	}
 }
 
-// Leader returns the id and address (host:port) of the current leader, "" while there is none, and whether it is this
-// peer.
+// Leader returns the id and address (host:port) of the current leader, "" while there is none or this peer is handing
+// leadership over, and whether it is this peer.
 func (n *Node) Leader() (id, addr string, self bool) {
+	if n.leaving.Load() {
+		if _, i := n.raft.LeaderWithID(); string(i) == n.config.ID {
+			return "", "", false
+		}
+	}
 	a, i := n.raft.LeaderWithID()
 	return string(i), string(a), string(i) == n.config.ID && n.raft.State() == raft.Leader
 }
 
-// TransferLeadership hands leadership to the peer whose log is furthest: it refuses new proposals, waits for those under
-// way, and returns when this peer no longer leads.
+// TransferLeadership hands leadership to the peer whose log is furthest: it stops to call itself leader, lets requests that
+// took it for that end, refuses new proposals, waits for those under way, and returns when this peer no longer leads.
 func (n *Node) TransferLeadership(ctx context.Context) error {
-	if !n.proposals.draining.CompareAndSwap(false, true) {
+	return n.transfer(ctx, raft.Server{})
+}
+
+// transfer is TransferLeadership to one peer, if it has an ID.
+func (n *Node) transfer(ctx context.Context, to raft.Server) error {
+	if !n.leaving.CompareAndSwap(false, true) {
 		return fmt.Errorf("transfer leadership: a transfer is under way")
 	}
-	defer n.proposals.draining.Store(false)
+	defer n.leaving.Store(false)
 	if n.Term() == 0 {
 		return fmt.Errorf("transfer leadership: %w", fsm.ErrNotLeader)
 	}
+	n.pause(ctx, n.config.Timing.Heartbeat/40)
+	n.proposals.draining.Store(true)
+	defer n.proposals.draining.Store(false)
 	if err := n.proposals.drained(ctx); err != nil {
 		return fmt.Errorf("transfer leadership: wait for writes under way: %w", err)
 	}
 	s := n.scope.Load()
-	future := n.raft.LeadershipTransfer()
+	var future raft.Future
+	if to.ID == "" {
+		future = n.raft.LeadershipTransfer()
+	} else {
+		future = n.raft.LeadershipTransferToServer(to.ID, to.Address)
+	}
 	result := make(chan error, 1)
 	n.wg.Go(func() { result <- future.Error() })
 	select {

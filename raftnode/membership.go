@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -39,16 +40,23 @@ type peerStatus struct {
 	ID           string `json:"id"`
 	Term         uint64 `json:"term"`
 	LastIndex    uint64 `json:"lastIndex"`
+	LastTerm     uint64 `json:"lastTerm"` // of the entry at LastIndex
 	AppliedIndex uint64 `json:"appliedIndex"`
+	Diverged     bool   `json:"diverged"` // as it found out itself
 	Full         bool   `json:"full"`
 	PID          int    `json:"pid"`
 	Version      string `json:"version"`
 }
 
 func (n *Node) status() peerStatus {
+	stats := n.raft.Stats()
+	number := func(name string) uint64 {
+		v, _ := strconv.ParseUint(stats[name], 10, 64) // raft prints them in decimal
+		return v
+	}
 	return peerStatus{
-		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex(), AppliedIndex: n.fsm.State().Index(),
-		Full: n.full.Load(), PID: os.Getpid(), Version: n.config.Version,
+		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: number("last_log_index"), LastTerm: number("last_log_term"),
+		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Full: n.full.Load(), PID: os.Getpid(), Version: n.config.Version,
 	}
 }
 
@@ -157,7 +165,7 @@ func (n *Node) examine(ctx context.Context, s raft.Server, m *Member) {
 		return
 	}
 	m.Reachable, m.Term, m.LastIndex, m.AppliedIndex = true, st.Term, st.LastIndex, st.AppliedIndex
-	m.Full, m.PID, m.Version = st.Full, st.PID, st.Version
+	m.Diverged, m.Full, m.PID, m.Version = st.Diverged, st.Full, st.PID, st.Version
 }
 
 func (n *Node) statusOf(ctx context.Context, s raft.Server) (peerStatus, error) {
@@ -192,7 +200,7 @@ func (n *Node) compareHashes(ctx context.Context, members []Member) {
 		if m := &members[i]; m.Reachable && index > 0 {
 			wg.Go(func() {
 				var err error
-				if hashes[i], err = n.hashOf(ctx, m, index); err == nil {
+				if hashes[i], err = n.hashOf(ctx, m.ID, m.Addr, index); err == nil {
 					m.HashIndex, m.Hash = index, fmt.Sprintf("%016x", hashes[i])
 				}
 			})
@@ -215,13 +223,13 @@ func markDiverged(members []Member) {
 		}
 	}
 	for i := range members {
-		members[i].Diverged = members[i].Hash != "" && members[i].Hash != most
+		members[i].Diverged = members[i].Diverged || members[i].Hash != "" && members[i].Hash != most
 	}
 }
 
-func (n *Node) hashOf(ctx context.Context, m *Member, index uint64) (uint64, error) {
-	if m.ID != n.config.ID {
-		return n.rpc.number(ctx, m.ID, m.Addr, hashRequest(index))
+func (n *Node) hashOf(ctx context.Context, id, addr string, index uint64) (uint64, error) {
+	if id != n.config.ID {
+		return n.rpc.number(ctx, id, addr, hashRequest(index))
 	}
 	hash, ok := n.fsm.HashAt(index)
 	if !ok {

@@ -33,11 +33,11 @@ type Config struct {
 
 // Timing of a peer; zero values take the defaults. All peers should have the same.
 type Timing struct {
-	Heartbeat time.Duration // silence after which a follower stands for election, up to twice as long; default 400 ms
+	Heartbeat time.Duration // silence after which a follower stands for election, up to twice as long; default 600 ms; see adapt.go
 	Election  time.Duration // after which an election is held anew; default Heartbeat
 	Lease     time.Duration // after which a leader that reaches no majority steps down; default Heartbeat
-	RPC       time.Duration // for one answer of a peer; default 4 × Heartbeat
-	Write     time.Duration // after which a write of the log counts as hung and the leader steps down; default 8 × Heartbeat
+	RPC       time.Duration // for one answer of a peer; default 3 × Heartbeat
+	Write     time.Duration // after which a write of the log counts as hung and the leader steps down; default 5 × Heartbeat
 }
 
 func (t *Timing) complete() {
@@ -46,11 +46,11 @@ func (t *Timing) complete() {
 			*d = to
 		}
 	}
-	set(&t.Heartbeat, 400*time.Millisecond)
+	set(&t.Heartbeat, 600*time.Millisecond)
 	set(&t.Election, t.Heartbeat)
 	set(&t.Lease, t.Heartbeat)
-	set(&t.RPC, 4*t.Heartbeat)
-	set(&t.Write, 8*t.Heartbeat)
+	set(&t.RPC, 3*t.Heartbeat)
+	set(&t.Write, 5*t.Heartbeat)
 }
 
 // Node is one peer.
@@ -77,7 +77,10 @@ type Node struct {
 	peers    map[raft.Server]*peer
 	contacts contacts
 
+	reloadMu      sync.Mutex   // held by whoever changes raft's settings
 	full          atomic.Bool  // the disk is almost full
+	diverged      atomic.Bool  // the state differs from the leader's
+	leaving       atomic.Bool  // leadership is about to be handed over
 	transferStuck atomic.Int64 // time of the first unexpected "transfer in progress", 0 = none
 	failure       atomic.Pointer[error]
 	failed        chan struct{}
@@ -146,6 +149,8 @@ func (n *Node) start() error {
 	n.wg.Go(n.pushCommits)
 	n.wg.Go(n.watchLeader)
 	n.wg.Go(n.housekeep)
+	n.wg.Go(n.compareWithLeader)
+	n.wg.Go(n.adapt)
 	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.promote) })
 	n.wg.Go(n.shutDownFailed)
 	return nil
@@ -158,7 +163,7 @@ func (n *Node) raftConfig(log *hclogger) *raft.Config {
 	c, t := raft.DefaultConfig(), &n.config.Timing
 	c.LocalID = raft.ServerID(n.config.ID)
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
-	c.MaxAppendEntries = 64
+	c.MaxAppendEntries = 256 // the log is bounded in bytes (housekeep.go), and so is this
 	c.BatchApplyCh = true
 	c.ShutdownOnRemove = false // the peer goes on to serve and can be joined again
 	c.SnapshotInterval = never // see housekeep

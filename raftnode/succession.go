@@ -1,8 +1,10 @@
 package raftnode
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 
@@ -44,15 +46,15 @@ func (n *Node) refuses(id, addr string) bool {
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// succeed stands for election if the dead peer is still thought to lead. Voters take turns, in the order of the
-// configuration, so that they do not split the votes.
+// succeed stands for election if the dead peer is still thought to lead. Voters take turns, the one whose log is furthest
+// first, so that they do not split the votes and nobody stands who cannot win.
 func (n *Node) succeed(dead string) {
 	silence := n.config.Timing.Heartbeat / 4 // heartbeats come every 1/10 to 1/5
 	turn, ok := n.turn(dead)
 	if !ok {
 		return
 	}
-	n.pause(n.ctx, silence+time.Duration(turn)*n.config.Timing.Heartbeat/2)
+	n.pause(n.ctx, silence-time.Since(n.raft.LastContact())+time.Duration(turn)*n.config.Timing.Heartbeat/2)
 	leader, _, _ := n.Leader()
 	if n.ctx.Err() != nil || leader != "" && leader != dead || time.Since(n.raft.LastContact()) < silence ||
 		n.raft.State() != raft.Follower {
@@ -70,17 +72,31 @@ func (n *Node) succeed(dead string) {
 	}
 }
 
-// turn is this peer's place among the voters without the dead one; false if it does not vote.
+// turn is how many voters, without the dead one, come before this peer: those that answer and have more of the log, or as much
+// and an earlier place in the configuration. false if this peer does not vote.
 func (n *Node) turn(dead string) (turn int, ok bool) {
+	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.Heartbeat/4)
+	defer cancel()
 	voters, _ := n.voters()
-	for _, v := range voters {
-		switch string(v.ID) {
-		case n.config.ID:
-			return turn, true
-		case dead:
-		default:
+	mine, me := n.status(), slices.IndexFunc(voters, func(s raft.Server) bool { return string(s.ID) == n.config.ID })
+	if me < 0 {
+		return 0, false
+	}
+	before := make(chan bool, len(voters))
+	for i, v := range voters {
+		if i == me || string(v.ID) == dead {
+			before <- false
+			continue
+		}
+		n.wg.Go(func() {
+			st, err := n.statusOf(ctx, v)
+			before <- err == nil && cmp.Or(cmp.Compare(mine.LastTerm, st.LastTerm), cmp.Compare(mine.LastIndex, st.LastIndex), cmp.Compare(i, me)) < 0
+		})
+	}
+	for range voters {
+		if <-before {
 			turn++
 		}
 	}
-	return 0, false
+	return turn, true
 }

@@ -195,6 +195,7 @@ func (m *Master) assemble() error {
 		Peers:     m.peerTransport(),
 		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
 		Members:   func() any { return m.node.Members() },
+		Gauges:    m.node.Gauges,
 		Ready:     map[string]func(context.Context) error{"basic-namespaces": basicsExist(reader)},
 		Public:    joins.Public(),
 		Extra:     m.extra(joins, authn.Tokens),
@@ -253,6 +254,7 @@ func (m *Master) run(ctx context.Context, listener net.Listener) error {
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return port.Serve(serving, listener) })
 	g.Go(func() error { return m.duties.run(ctx) })
+	g.Go(func() error { return m.watchQuorum(ctx) })
 	g.Go(func() error {
 		m.node.RunAsLeader(ctx, m.duties.lead)
 		return nil

@@ -91,17 +91,48 @@ func (m *Master) settings() clusterSettings {
 	return clusterSettings{Services: m.services, Pods: m.pods, Domain: ClusterDomain}
 }
 
-// leave hands leadership over, so that a planned stop does not cost an election.
+// watchQuorum ends the master, to be started anew by its supervisor, when its peer cannot follow the log any more.
+func (m *Master) watchQuorum(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-m.node.Failed():
+		return m.node.Err()
+	}
+}
+
+// leave hands leadership over, so that a planned stop does not cost an election, and hands on the requests that wait here
+// for the new leader.
 func (m *Master) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if _, _, self := m.node.Leader(); self {
 		if err := m.node.TransferLeadership(ctx); err != nil {
 			m.log.Info("leadership was not handed over; the others will elect", "err", err)
+		} else {
+			m.awaitSuccessor(ctx)
 		}
 	}
 	m.api.Close()
 	m.tunnels.Close()
+}
+
+// awaitSuccessor waits until this master knows the new leader, and long enough for requests to see it too.
+func (m *Master) awaitSuccessor(ctx context.Context) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for known := false; ; {
+		id, _, _ := m.node.Leader()
+		if id != "" && known {
+			return
+		}
+		known = id != ""
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 func (m *Master) close() {
