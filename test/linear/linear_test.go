@@ -1,11 +1,15 @@
 package linear
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,32 +54,33 @@ func kills(t *testing.T) int {
 type world struct {
 	*cluster.Cluster
 	masters []kubernetes.Interface
+	ids     []string // of the masters, in the same order
 	hist    history
-	stop    context.Context
 }
 
 func TestLeaderKills(t *testing.T) {
-	w := &world{Cluster: cluster.Start(t, cluster.Options{Name: "linear", Nodes: -1})}
-	w.connect(t)
+	w := newWorld(t, "linear")
 	w.prepare(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	w.stop = ctx
 	w.hist.began = time.Now()
 
-	var load sync.WaitGroup
+	var load, watching sync.WaitGroup
+	writing, stopWriting := context.WithCancel(t.Context())
+	watches, stopWatches := context.WithCancel(t.Context())
 	for i := range clients {
-		load.Go(func() { w.client(ctx, i) })
+		load.Go(func() { w.client(writing, i) })
 	}
 	watchers := make([]*watcher, len(w.masters))
 	for i := range watchers {
 		watchers[i] = &watcher{world: w, first: i}
-		load.Go(func() { watchers[i].run(ctx, t) })
+		watching.Go(func() { watchers[i].run(watches, t) })
 	}
 	var figures figures
 	n := kills(t)
 	for i := range n {
 		w.killLeader(t, i, &figures)
 	}
+	stopWriting()
+	load.Wait()
 	last := w.lastWrite(t)
 	for _, watcher := range watchers {
 		cluster.Eventually(t, 30*time.Second, "the watchers have seen the last write", func(context.Context) error {
@@ -85,8 +90,8 @@ func TestLeaderKills(t *testing.T) {
 			return nil
 		})
 	}
-	cancel()
-	load.Wait()
+	stopWatches()
+	watching.Wait()
 
 	writes, unknown, reads := w.hist.counts()
 	if writes < 20*n || reads < 20*n {
@@ -102,6 +107,19 @@ func TestLeaderKills(t *testing.T) {
 	t.Logf("%d leader kills: %d acknowledged writes, %d of unknown outcome, %d reads, linearizable; %d watchers over %d events, %d missing",
 		n, writes, unknown, reads, len(watchers), len(watchers[0].events), missing)
 	t.Logf("after kill -9 of the leader: first accepted write %s; new pod placed %s", figures.write, figures.place)
+	slices.SortFunc(figures.stories, func(a, b told) int { return cmp.Compare(a.took, b.took) })
+	t.Logf("a usual one, killed at 0:\n%s\nthe slowest:\n%s", figures.stories[n/2].story, figures.stories[n-1].story)
+}
+
+// newWorld starts three masters without nodes and makes a client for each.
+func newWorld(t *testing.T, name string) *world {
+	w := &world{Cluster: cluster.Start(t, cluster.Options{Name: name, Nodes: -1})}
+	w.connect(t)
+	_, err := w.Kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
 }
 
 // connect makes a client for each master, which waits for no other.
@@ -110,7 +128,7 @@ func (w *world) connect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name := range raw.Contexts {
+	for _, name := range slices.Sorted(maps.Keys(raw.Contexts)) {
 		if !strings.HasPrefix(name, "mgr-") {
 			continue
 		}
@@ -121,6 +139,7 @@ func (w *world) connect(t *testing.T) {
 		cfg.QPS, cfg.Timeout = -1, 0
 		// Each master its own connections: a shared cache of transports would follow the URL only.
 		cfg.UserAgent = name
+		w.ids = append(w.ids, strings.TrimPrefix(name, "mgr-"))
 		w.masters = append(w.masters, kubernetes.NewForConfigOrDie(rest.CopyConfig(cfg)))
 	}
 	if len(w.masters) != 3 {
@@ -137,8 +156,6 @@ func (w *world) prepare(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := w.Kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
-	must(err)
 	for i := range registers {
 		_, err := w.Kube.CoreV1().ConfigMaps(namespace).Create(ctx, w.object(i, ""), metav1.CreateOptions{})
 		must(err)
@@ -204,30 +221,43 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// killLeader kills it with -9, measures until writes and placements go on, and waits until all masters are back.
-func (w *world) killLeader(t *testing.T, i int, f *figures) {
+// whole waits until all masters are there, vote and have caught up, and returns the leader and all of them.
+func (w *world) whole(t *testing.T) (leader admin.Member, members []admin.Member) {
 	t.Helper()
-	ctx := t.Context()
-	var old admin.Member
-	cluster.Eventually(t, time.Minute, "a whole quorum with a leader", func(ctx context.Context) error {
-		members, err := admin.Members(ctx, w.masters[rand.IntN(len(w.masters))])
-		if err != nil {
+	cluster.Eventually(t, time.Minute, "a whole quorum with a leader", func(ctx context.Context) (err error) {
+		if members, err = admin.Members(ctx, w.masters[rand.IntN(len(w.masters))]); err != nil {
 			return err
 		}
-		old = admin.Member{}
+		leader = admin.Member{}
 		for _, m := range members {
-			if !m.Reachable || !m.Voter() {
-				return fmt.Errorf("%s is not back", m.ID)
-			}
 			if m.Role == "leader" {
-				old = m
+				leader = m
 			}
 		}
-		if old.PID == 0 {
+		if leader.PID == 0 {
 			return errors.New("there is no leader")
+		}
+		for _, m := range members {
+			if !m.Reachable || !m.Voter() || m.Diverged {
+				return fmt.Errorf("%s is not back: %+v", m.ID, m)
+			}
+			if m.AppliedIndex+caughtUp < leader.AppliedIndex {
+				return fmt.Errorf("%s is at %d of %d", m.ID, m.AppliedIndex, leader.AppliedIndex)
+			}
 		}
 		return nil
 	})
+	return leader, members
+}
+
+// caughtUp is how many entries of a log that grows a master may be behind.
+const caughtUp = 100
+
+// killLeader waits until all masters are there, kills the leader with -9, and measures until writes and placements go on.
+func (w *world) killLeader(t *testing.T, i int, f *figures) {
+	t.Helper()
+	ctx := t.Context()
+	old, _ := w.whole(t)
 	began := time.Now()
 	if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -251,34 +281,47 @@ func (w *world) killLeader(t *testing.T, i int, f *figures) {
 		}
 		return err
 	})
-	f.place = append(f.place, time.Since(began))
+	took := time.Since(began)
+	f.place = append(f.place, took)
+	f.stories = append(f.stories, told{took, fmt.Sprintf("%s\n%8.3fs first write", w.story(t, began, took), f.write[i].Seconds())})
 	if ctx.Err() != nil {
 		t.Fatal(ctx.Err())
 	}
 }
 
-// anywhere tries the masters in turn until one does it.
+// anywhere tries all masters at once, again and again, until one does it.
 func (w *world) anywhere(t *testing.T, what string, do func(context.Context, kubernetes.Interface) error) {
 	t.Helper()
-	next := 0
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		err := do(ctx, w.masters[next%len(w.masters)])
-		cancel()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 30 s: %v", what, err)
-		}
-		next++
-		pause(t.Context(), 5*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	done := make(chan error, len(w.masters))
+	for _, at := range w.masters {
+		go func() {
+			for {
+				attempt, cancel := context.WithTimeout(ctx, time.Second)
+				err := do(attempt, at)
+				cancel()
+				if err == nil || ctx.Err() != nil {
+					done <- err
+					return
+				}
+				pause(ctx, 5*time.Millisecond)
+			}
+		}()
+	}
+	err := <-done
+	cancel()
+	for range len(w.masters) - 1 {
+		<-done
+	}
+	if err != nil {
+		t.Fatalf("%s: not within 30 s: %v", what, err)
 	}
 }
 
 // lastWrite makes a final write and returns its revision.
-func (w *world) lastWrite(t *testing.T) (revision uint64) {
+func (w *world) lastWrite(t *testing.T) uint64 {
+	var revision atomic.Uint64
 	w.anywhere(t, "a last write", func(ctx context.Context, at kubernetes.Interface) error {
 		cm := w.object(registers, "last")
 		got, err := at.CoreV1().ConfigMaps(namespace).Create(ctx, cm, metav1.CreateOptions{})
@@ -288,11 +331,44 @@ func (w *world) lastWrite(t *testing.T) (revision uint64) {
 		if err != nil {
 			return err
 		}
-		revision, err = strconv.ParseUint(got.ResourceVersion, 10, 64)
+		r, err := strconv.ParseUint(got.ResourceVersion, 10, 64)
+		revision.Store(r)
 		return err
 	})
-	return revision
+	return revision.Load()
 }
+
+// story is what the masters logged about leadership since began, with the time since then.
+func (w *world) story(t *testing.T, began time.Time, took time.Duration) string {
+	var lines []string
+	logs, err := filepath.Glob(filepath.Join(w.Dir, "*", "mgr.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			m := logLine.FindStringSubmatch(line)
+			if m == nil || !tells.MatchString(m[2]) {
+				continue
+			}
+			at, err := time.Parse(time.RFC3339Nano, m[1])
+			if since := at.Sub(began); err == nil && since > -time.Second && since <= took {
+				lines = append(lines, fmt.Sprintf("%8.3fs %s %s", since.Seconds(), filepath.Base(filepath.Dir(path)), m[2]))
+			}
+		}
+	}
+	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(strings.TrimSpace(a), strings.TrimSpace(b)) })
+	return strings.Join(lines, "\n") + fmt.Sprintf("\n%8.3fs done", took.Seconds())
+}
+
+var (
+	logLine = regexp.MustCompile(`^time=(\S+) level=\w+ msg=(.*)`)
+	tells   = regexp.MustCompile(`stand|transfer|handed|aborting pipe|answer|clos|candidate|election|vote|leads|leading|leader state|scheduler started|stepping down|master is up|initial config|contact`)
+)
 
 // durations that print their distribution.
 type durations []time.Duration
@@ -303,7 +379,16 @@ func (d durations) String() string {
 	return fmt.Sprintf("p50 %s, p90 %s, max %s", at(.5), at(.9), at(1))
 }
 
-type figures struct{ write, place durations }
+type figures struct {
+	write, place durations
+	stories      []told
+}
+
+// told is what happened from a kill to the placement.
+type told struct {
+	took  time.Duration
+	story string
+}
 
 // watcher follows the registers, going on at the next master from the last revision it saw.
 type watcher struct {

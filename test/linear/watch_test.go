@@ -3,22 +3,22 @@ package linear
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 )
 
 // run lists once and then only ever resumes: a relist would hide a gap.
 func (w *watcher) run(ctx context.Context, t *testing.T) {
-	var list *corev1.ConfigMapList
-	w.anywhere(t, "the first list", func(ctx context.Context, at kubernetes.Interface) (err error) {
-		list, err = at.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: "register"})
-		return err
-	})
+	list, err := w.masters[w.first].CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: "register"})
+	if err != nil {
+		t.Errorf("the first list: %v", err)
+		return
+	}
 	from := list.ResourceVersion
 	for next := w.first; ctx.Err() == nil; next++ {
 		wi, err := w.masters[next%len(w.masters)].CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{
@@ -48,6 +48,9 @@ func (w *watcher) follow(ctx context.Context, t *testing.T, wi watch.Interface, 
 		if !ok {
 			return from
 		}
+		if brokenOff(e) {
+			return from
+		}
 		cm, isMap := e.Object.(*corev1.ConfigMap)
 		if !isMap {
 			t.Errorf("the watch from %s ended with %s %+v", from, e.Type, e.Object)
@@ -64,6 +67,14 @@ func (w *watcher) follow(ctx context.Context, t *testing.T, wi watch.Interface, 
 		}
 		w.revision.Store(rev)
 	}
+}
+
+// brokenOff: the connection died in the middle of an event, which client-go reports as an event of its own.
+func brokenOff(e watch.Event) bool {
+	status, ok := e.Object.(*metav1.Status)
+	return ok && e.Type == watch.Error && slices.ContainsFunc(status.Details.Causes, func(c metav1.StatusCause) bool {
+		return c.Type == metav1.CauseType("ClientWatchDecoding")
+	})
 }
 
 // checkWatches compares what the watchers saw with each other and, up to revision last, which all of them have reached, with what
