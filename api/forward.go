@@ -32,7 +32,7 @@ const (
 
 	// electionWait bounds how long a request waits for a leader; elections take some hundred milliseconds.
 	electionWait = 3 * time.Second
-	electionPoll = 20 * time.Millisecond
+	electionPoll = 10 * time.Millisecond
 )
 
 // fromPeer says whether the request was handed over by another master.

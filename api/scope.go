@@ -148,6 +148,7 @@ func (s *Server) fielded(scope *handlers.RequestScope, reset map[fieldpath.APIVe
 			own.Kind, own.HubGroupVersion, own.Subresource, reset)
 		return &own, err
 	})
+	s.lazy = append(s.lazy, func() { _, _ = ready() }) // an error is shown to whoever writes
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		own, err := ready()
 		if err != nil {

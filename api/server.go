@@ -67,6 +67,7 @@ type Server struct {
 	handler     http.Handler
 	started     time.Time
 
+	lazy []func() // what the first write would wait for; see Warm
 	stop sync.Once
 	done chan struct{}
 }
@@ -115,6 +116,17 @@ func New(cfg Config) (*Server, error) {
 
 // Handler serves everything: the API, discovery, health, metrics and /mgr/v1.
 func (s *Server) Handler() http.Handler { return s.handler }
+
+// Warm makes what would otherwise be made by the first write, which takes some hundred milliseconds of a processor: not what
+// the first write to a new leader should wait for. It ends early with ctx.
+func (s *Server) Warm(ctx context.Context) {
+	for _, make := range s.lazy {
+		if ctx.Err() != nil {
+			return
+		}
+		make()
+	}
+}
 
 // Close ends all watches, so that an http.Server in front can shut down.
 func (s *Server) Close() { s.stop.Do(func() { close(s.done) }) }

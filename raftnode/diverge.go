@@ -59,19 +59,20 @@ func (n *Node) noteDiverged(diverged bool, index, mine, theirs uint64) {
 
 // Gauges are this peer's figures for monitoring.
 func (n *Node) Gauges() map[string]float64 {
-	flag := func(b bool) float64 {
-		if b {
-			return 1
-		}
-		return 0
-	}
 	return map[string]float64{
-		"mgr_raft_leader":                    flag(n.Term() != 0),
+		"mgr_raft_leader":                    float64(flag(n.Term() != 0)),
 		"mgr_raft_term":                      float64(n.raft.CurrentTerm()),
 		"mgr_raft_last_index":                float64(n.raft.LastIndex()),
 		"mgr_raft_applied_index":             float64(n.fsm.State().Index()),
-		"mgr_raft_state_diverged":            flag(n.diverged.Load()),
-		"mgr_raft_disk_full":                 flag(n.full.Load()),
+		"mgr_raft_state_diverged":            float64(flag(n.diverged.Load())),
+		"mgr_raft_disk_full":                 float64(flag(n.full.Load())),
 		"mgr_raft_election_patience_seconds": n.raft.ReloadableConfig().HeartbeatTimeout.Seconds(),
 	}
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }

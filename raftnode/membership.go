@@ -43,10 +43,14 @@ type peerStatus struct {
 	LastTerm     uint64 `json:"lastTerm"` // of the entry at LastIndex
 	AppliedIndex uint64 `json:"appliedIndex"`
 	Diverged     bool   `json:"diverged"` // as it found out itself
+	Cold         bool   `json:"cold"`     // it has just started
 	Full         bool   `json:"full"`
 	PID          int    `json:"pid"`
 	Version      string `json:"version"`
 }
+
+// cold is how long after its start a peer is a worse successor than others.
+const cold = 10 * time.Second
 
 func (n *Node) status() peerStatus {
 	stats := n.raft.Stats()
@@ -56,7 +60,7 @@ func (n *Node) status() peerStatus {
 	}
 	return peerStatus{
 		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: number("last_log_index"), LastTerm: number("last_log_term"),
-		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Full: n.full.Load(), PID: os.Getpid(), Version: n.config.Version,
+		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Cold: time.Since(n.opened) < cold, Full: n.full.Load(), PID: os.Getpid(), Version: n.config.Version,
 	}
 }
 

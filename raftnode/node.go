@@ -82,6 +82,7 @@ type Node struct {
 	diverged      atomic.Bool  // the state differs from the leader's
 	leaving       atomic.Bool  // leadership is about to be handed over
 	transferStuck atomic.Int64 // time of the first unexpected "transfer in progress", 0 = none
+	opened        time.Time
 	failure       atomic.Pointer[error]
 	failed        chan struct{}
 
@@ -105,7 +106,7 @@ func Open(c Config) (*Node, error) {
 	}
 	c.Timing.complete()
 	n := &Node{
-		config: c, fsm: c.FSM, notify: make(chan bool, 16), failed: make(chan struct{}),
+		config: c, fsm: c.FSM, opened: time.Now(), notify: make(chan bool, 16), failed: make(chan struct{}),
 		peers:   map[raft.Server]*peer{},
 		commits: commits{signal: make(chan struct{}, 1)}, proposals: proposals{wake: make(chan struct{}, 1)},
 		contacts: contacts{at: map[string]time.Time{}},

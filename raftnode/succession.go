@@ -73,7 +73,7 @@ func (n *Node) succeed(dead string) {
 }
 
 // turn is how many voters, without the dead one, come before this peer: those that answer and have more of the log, or as much
-// and an earlier place in the configuration. false if this peer does not vote.
+// and have run for longer or have an earlier place in the configuration. false if this peer does not vote.
 func (n *Node) turn(dead string) (turn int, ok bool) {
 	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.Heartbeat/4)
 	defer cancel()
@@ -90,7 +90,9 @@ func (n *Node) turn(dead string) (turn int, ok bool) {
 		}
 		n.wg.Go(func() {
 			st, err := n.statusOf(ctx, v)
-			before <- err == nil && cmp.Or(cmp.Compare(mine.LastTerm, st.LastTerm), cmp.Compare(mine.LastIndex, st.LastIndex), cmp.Compare(i, me)) < 0
+			before <- err == nil && cmp.Or(
+				cmp.Compare(st.LastTerm, mine.LastTerm), cmp.Compare(st.LastIndex, mine.LastIndex),
+				flag(mine.Cold)-flag(st.Cold), me-i) > 0
 		})
 	}
 	for range voters {

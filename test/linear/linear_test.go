@@ -367,7 +367,7 @@ func (w *world) story(t *testing.T, began time.Time, took time.Duration) string 
 
 var (
 	logLine = regexp.MustCompile(`^time=(\S+) level=\w+ msg=(.*)`)
-	tells   = regexp.MustCompile(`stand|transfer|handed|aborting pipe|answer|clos|candidate|election|vote|leads|leading|leader state|scheduler started|stepping down|master is up|initial config|contact`)
+	tells   = regexp.MustCompile(`stand|transfer|handed|candidate|election|vote|leads|leading|leader state|scheduler started|stepping down|master is up|initial config|contact`)
 )
 
 // durations that print their distribution.
