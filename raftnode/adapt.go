@@ -10,7 +10,7 @@ import (
 // On a machine that is too busy, or whose disk is slow, heartbeats are late though nobody is dead, and an election costs more than
 // waiting. So a follower measures how late its own timer wakes and how long writes of the log take, and stands for election
 // only after a silence that is long against both. A dead process is noticed without it (succession.go). A leader keeps
-// Timing.Heartbeat, since the intervals of its heartbeats follow from that, and its lease, which is fixed.
+// Timing.Heartbeat, since the intervals of its heartbeats follow from that, and its lease, which is fixed; so does a candidate.
 const (
 	adaptTick   = 50 * time.Millisecond
 	adaptWindow = 5 * time.Second // the worst of this and the last window counts
@@ -59,7 +59,7 @@ func (n *Node) adapt() {
 			windowEnd = now.Add(adaptWindow)
 		}
 		patience := n.config.Timing.Heartbeat
-		if n.raft.State() != raft.Leader {
+		if leader, _, _ := n.Leader(); leader != "" && n.raft.State() == raft.Follower {
 			patience = n.config.Timing.patience(late.get(), n.guard.slowest.get())
 		}
 		n.setPatience(patience)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -57,9 +58,10 @@ func (n *Node) succeed(dead string) {
 	n.pause(n.ctx, silence-time.Since(n.raft.LastContact())+time.Duration(turn)*n.config.Timing.Heartbeat/2)
 	leader, _, _ := n.Leader()
 	if n.ctx.Err() != nil || leader != "" && leader != dead || time.Since(n.raft.LastContact()) < silence ||
-		n.raft.State() != raft.Follower {
+		n.raft.State() != raft.Follower || turn > 0 && n.overtaken(dead) {
 		return
 	}
+	n.setPatience(n.config.Timing.Heartbeat) // should the votes split, the next round must not wait for long
 	n.config.Log.Info("the leader's process is gone: standing for election", "leader", dead)
 	me := n.transport.EncodePeer(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr))
 	request := raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
@@ -75,30 +77,46 @@ func (n *Node) succeed(dead string) {
 // turn is how many voters, without the dead one, come before this peer: those that answer and have more of the log, or as much
 // and have run for longer or have an earlier place in the configuration. false if this peer does not vote.
 func (n *Node) turn(dead string) (turn int, ok bool) {
-	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.Heartbeat/4)
-	defer cancel()
 	voters, _ := n.voters()
-	mine, me := n.status(), slices.IndexFunc(voters, func(s raft.Server) bool { return string(s.ID) == n.config.ID })
+	me := slices.IndexFunc(voters, func(s raft.Server) bool { return string(s.ID) == n.config.ID })
 	if me < 0 {
 		return 0, false
 	}
-	before := make(chan bool, len(voters))
-	for i, v := range voters {
-		if i == me || string(v.ID) == dead {
-			before <- false
-			continue
-		}
-		n.wg.Go(func() {
-			st, err := n.statusOf(ctx, v)
-			before <- err == nil && cmp.Or(
-				cmp.Compare(st.LastTerm, mine.LastTerm), cmp.Compare(st.LastIndex, mine.LastIndex),
-				flag(mine.Cold)-flag(st.Cold), me-i) > 0
-		})
-	}
-	for range voters {
-		if <-before {
+	mine := n.status()
+	for i, st := range n.survivors(voters, dead) {
+		if st != nil && cmp.Or(
+			cmp.Compare(st.LastTerm, mine.LastTerm), cmp.Compare(st.LastIndex, mine.LastIndex),
+			flag(mine.Cold)-flag(st.Cold), me-i) > 0 {
 			turn++
 		}
 	}
 	return turn, true
+}
+
+// overtaken says whether another voter is in a later term: it stands already, though its request for this peer's vote may
+// still wait for a disk.
+func (n *Node) overtaken(dead string) bool {
+	voters, _ := n.voters()
+	term := n.raft.CurrentTerm()
+	return slices.ContainsFunc(n.survivors(voters, dead), func(st *peerStatus) bool { return st != nil && st.Term > term })
+}
+
+// survivors asks the voters how they are; nil for this peer, the dead one, and those that do not answer soon.
+func (n *Node) survivors(voters []raft.Server, dead string) []*peerStatus {
+	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.Heartbeat/4)
+	defer cancel()
+	all := make([]*peerStatus, len(voters))
+	var wg sync.WaitGroup
+	for i, v := range voters {
+		if id := string(v.ID); id == n.config.ID || id == dead {
+			continue
+		}
+		wg.Go(func() {
+			if st, err := n.statusOf(ctx, v); err == nil {
+				all[i] = &st
+			}
+		})
+	}
+	wg.Wait()
+	return all
 }
