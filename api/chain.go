@@ -57,9 +57,19 @@ func (s *Server) chain(h http.Handler) http.Handler {
 	return s.observe(h)
 }
 
+// growStack makes the goroutine's stack large enough for most requests while it holds little: growing it step by step below
+// deep decoders cost 4 % of a create.
+//
+//go:noinline
+func growStack() byte {
+	var room [24 << 10]byte
+	return room[len(room)/2]
+}
+
 // observe recovers panics, and counts and logs every request.
 func (s *Server) observe(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		growStack()
 		begin := time.Now()
 		rec := &recorder{ResponseWriter: w}
 		id := r.Header.Get("Audit-ID")

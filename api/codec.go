@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -70,8 +71,12 @@ type decoded struct {
 func decodedOf(k *resource.Kind, o *fsm.Object) (*decoded, error) {
 	v, err := o.Decoded(func(o *fsm.Object) (any, error) {
 		obj := k.New()
-		if err := kjson.UnmarshalCaseSensitivePreserveInts(o.Data, obj); err != nil {
-			return nil, fmt.Errorf("decoding stored %s %s/%s: %w", o.Key.Resource, o.Key.Namespace, o.Key.Name, err)
+		if err := jsonv2.Unmarshal(o.Data, obj); err != nil {
+			// The older decoder forgives more; what it takes was stored by it.
+			obj = k.New()
+			if err := kjson.UnmarshalCaseSensitivePreserveInts(o.Data, obj); err != nil {
+				return nil, fmt.Errorf("decoding stored %s %s/%s: %w", o.Key.Resource, o.Key.Namespace, o.Key.Name, err)
+			}
 		}
 		return newDecoded(k, obj)
 	})

@@ -27,16 +27,20 @@ import (
 	"mgr/fsm"
 )
 
-// fast answers reads of JSON with the stored bytes, without decoding objects (a selector looks at the shared decoded
+// fast makes objects (see creator), and answers reads of JSON with the stored bytes, without decoding objects (a selector looks at the shared decoded
 // form). It returns false, having written nothing, for whatever the handlers must do: other media types, tables, indented
 // answers, converted rows.
 func (s *Server) fast(w http.ResponseWriter, r *http.Request, e *endpoint, info *request.RequestInfo) bool {
-	if e.kind.Stored != nil || e.verbs[info.Verb] == nil || !plainJSON(r) {
+	if e.kind.Stored != nil || e.verbs[info.Verb] == nil || !plainJSON(r) && (info.Verb != "create" && info.Verb != "watch" || !plainProtobuf(r)) {
 		return false
 	}
 	ctx := request.WithNamespace(r.Context(), info.Namespace)
 	var err error
 	switch info.Verb {
+	case "create":
+		if err = errNotFast; !wrongName(info) {
+			err = e.fastCreate(ctx, w, r)
+		}
 	case "get":
 		err = e.fastGet(ctx, w, r, info)
 	case "list":
@@ -90,12 +94,7 @@ func (e *endpoint) fastGet(ctx context.Context, w http.ResponseWriter, r *http.R
 	if o == nil {
 		return apierrors.NewNotFound(e.kind.GroupResource(), info.Name)
 	}
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(o.Data)+1))
-	if _, err := w.Write(o.Data); err == nil {
-		_, _ = w.Write(newline) // the client is gone if it fails
-	}
+	writeStored(w, http.StatusOK, o)
 	return nil
 }
 
@@ -233,8 +232,17 @@ func (e *endpoint) fastWatch(ctx context.Context, w http.ResponseWriter, r *http
 	if err != nil && !apierrors.IsResourceExpired(err) {
 		return err
 	}
-	out := newFrameWriter(w, e)
-	w.Header().Set("Content-Type", "application/json")
+	var out interface {
+		sink
+		fail(error)
+	}
+	if plain := newFrameWriter(w, e); plainJSON(r) {
+		w.Header().Set("Content-Type", "application/json")
+		out = plain
+	} else {
+		w.Header().Set("Content-Type", protobufType+";stream=watch")
+		out = &protoWriter{*plain}
+	}
 	w.WriteHeader(http.StatusOK)
 	if err == nil {
 		if err = out.flush(); err == nil {

@@ -38,6 +38,9 @@ type endpoint struct {
 	head  []byte                  // of every stored object: {"kind":"Pod","apiVersion":"v1",
 	verbs map[string]http.Handler // by RequestInfo.Verb
 	subs  map[string]map[string]http.Handler
+
+	frames  recentFrames
+	creator func() (*creator, error) // made at the first create, which needs the schema
 }
 
 // perRequest is a handler that is built anew for each request: those of the library wrap the admission they are given in
@@ -67,6 +70,8 @@ func (s *Server) endpoint(k *resource.Kind, types func() managedfields.TypeConve
 		kind: k, store: st, scope: s.scope(k, ""),
 		head: fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,`, kind, apiVersion),
 		subs: map[string]map[string]http.Handler{},
+
+		creator: sync.OnceValues(func() (*creator, error) { return newCreator(k, types()) }),
 	}
 	all := map[string]http.Handler{
 		"get":    perRequest(func() http.HandlerFunc { return handlers.GetResource(st, e.scope) }),

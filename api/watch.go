@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,8 +21,9 @@ const (
 	// bookmarkEvery is how often a watcher that allows bookmarks learns how far it is.
 	bookmarkEvery = time.Minute
 	// gatherFor is how long events may wait for others when the watcher was sent some less than that ago: a busy watch
-	// is written in batches, an idle one at once.
-	gatherFor = 10 * time.Millisecond
+	// is written in batches, an idle one at once. Batches of all watchers fall on the same multiples of it, so that those
+	// which share a connection share its packets.
+	gatherFor = 20 * time.Millisecond
 )
 
 // stream is one watch: the initial state if it was asked for, then the changes of the selected objects.
@@ -113,7 +112,7 @@ func (w *stream) run(ctx context.Context, out sink) error {
 		}
 		var flushAt <-chan time.Time
 		if dirty {
-			if wait := gatherFor - time.Since(sent); wait > 0 {
+			if wait := time.Until(sent.Truncate(gatherFor).Add(gatherFor)); wait > 0 {
 				gather.Reset(wait)
 				flushAt, more = gather.C, nil
 			} else {
@@ -298,15 +297,9 @@ func (c *channelWatch) send(typ watch.EventType, o *fsm.Object) error {
 }
 
 func (c *channelWatch) bookmark(revision uint64, initial bool) error {
-	obj := c.st.kind.New()
-	setKind(obj, c.st.kind.GVK())
-	m, err := meta.Accessor(obj)
+	obj, err := c.st.bookmark(revision, initial)
 	if err != nil {
 		return err
-	}
-	m.SetResourceVersion(strconv.FormatUint(revision, 10))
-	if initial {
-		m.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
 	}
 	if c.ctx.Err() != nil {
 		select {
