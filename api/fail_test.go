@@ -9,6 +9,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
 
 	"mgr/api"
 	"mgr/api/apitest"
@@ -35,5 +39,18 @@ func TestWrappedStatus(t *testing.T) {
 		if !errors.As(err, &status) || status.Status().Code != int32(c.code) || status.Status().Message != c.message {
 			t.Errorf("%v: answered with %v", c.err, err)
 		}
+	}
+}
+
+// kubectl asks for the kinds that users defined when it does not know.
+func TestNoCustomKinds(t *testing.T) {
+	s := apitest.New(t)
+	crds := dynamic.NewForConfigOrDie(s.Config).Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	list, err := crds.List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(list.Items) != 0 || list.GetKind() != "CustomResourceDefinitionList" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, err := crds.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1"}}, metav1.CreateOptions{}); !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err) {
+		t.Errorf("create: %v", err)
 	}
 }

@@ -78,7 +78,7 @@ func (s *Server) leaderOnly(r *http.Request, info *request.RequestInfo) bool {
 	case "exec", "attach", "portforward", "proxy", "log":
 		return false // every master reaches every agent
 	}
-	return writes(info)
+	return writes(info) && !isReview(info.APIGroup)
 }
 
 // handOver sends r to the leader, waiting for one if there is none, and again as long as it is certain that nothing was

@@ -58,17 +58,19 @@ func about() *spec.Info {
 func (s *Server) paths(b *schemaBuilder, gv schema.GroupVersion) map[string]*spec3.Path {
 	paths := map[string]*spec3.Path{}
 	for _, k := range s.rows(gv) {
-		for _, obj := range []any{k.New(), k.NewList()} {
-			b.ref(reflect.TypeOf(obj).Elem())
+		b.top(k.New(), k.GVK())
+		if k.NewList != nil {
+			b.top(k.NewList(), gv.WithKind(k.Kind+"List"))
 		}
-		b.kind(reflect.TypeOf(k.New()).Elem(), k.GVK())
-		b.kind(reflect.TypeOf(k.NewList()).Elem(), gv.WithKind(k.Kind+"List"))
 		base := apiPrefix(gv)
 		if k.Namespaced {
 			base += "/namespaces/{namespace}"
 		}
 		base += "/" + k.Resource
 		paths[base] = b.path(k, map[string]string{"list": "get", "create": "post", "deletecollection": "delete"})
+		if k.NewList == nil {
+			continue
+		}
 		paths[base+"/{name}"] = b.path(k, map[string]string{"get": "get", "update": "put", "patch": "patch", "delete": "delete"})
 	}
 	return paths
@@ -125,8 +127,10 @@ type schemaBuilder struct {
 	swagger    bool   // OpenAPI v2: a reference may stand beside a description
 }
 
-// kind marks a component as a kind that has a path.
-func (b *schemaBuilder) kind(t reflect.Type, gvk schema.GroupVersionKind) {
+// top adds a kind that has a path.
+func (b *schemaBuilder) top(obj any, gvk schema.GroupVersionKind) {
+	t := reflect.TypeOf(obj).Elem()
+	b.ref(t)
 	if c := b.components[modelName(t)]; c != nil {
 		c.AddExtension("x-kubernetes-group-version-kind", []any{gvkExtension(gvk)})
 	}

@@ -60,6 +60,10 @@ func (s *Server) endpoints(kinds []*resource.Kind) (map[schema.GroupVersionResou
 		}
 		out[k.GroupVersionResource] = e
 	}
+	for _, k := range reviewKinds() {
+		out[k.GroupVersionResource] = s.reviewEndpoint(k)
+		s.kinds = append(s.kinds, k)
+	}
 	return out, nil
 }
 

@@ -137,9 +137,9 @@ func (s *Server) routes() http.Handler {
 	r.NotFoundHandler = http.HandlerFunc(s.notFound)
 	s.discoveryRoutes(r)
 	s.openAPIRoutes(r)
+	s.systemRoutes(r)
 	r.PathPrefix("/api/{version}/").HandlerFunc(s.dispatch)
 	r.PathPrefix("/apis/{group}/{version}/").HandlerFunc(s.dispatch)
-	s.systemRoutes(r)
 	for path, h := range s.cfg.Extra {
 		r.PathPrefix(path).Handler(h)
 	}

@@ -37,6 +37,7 @@ func (s *Server) systemRoutes(r *mux.Router) {
 			answerChecks(w, r, probe, checks, name)
 		})
 	}
+	r.Path(crdPath).Methods(http.MethodGet).HandlerFunc(s.serveNoCRDs)
 	r.Path("/mgr/v1/members").HandlerFunc(s.serveMembers)
 	r.Path("/mgr/v1/why/{namespace}/{name}").HandlerFunc(s.serveWhy)
 }
@@ -47,6 +48,18 @@ func (s *Server) json(w http.ResponseWriter, v any) {
 	if err := writeIndented(w, v); err != nil {
 		s.log.Debug("writing an answer", "err", err)
 	}
+}
+
+// crdPath is where kubectl looks when it does not know a kind, to tell one that the user has defined from one that does not
+// exist.
+const crdPath = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+// serveNoCRDs says that users have defined no kinds. Discovery does not list the resource: nothing can be done with it.
+func (s *Server) serveNoCRDs(w http.ResponseWriter, _ *http.Request) {
+	s.json(w, map[string]any{
+		"kind": "CustomResourceDefinitionList", "apiVersion": "apiextensions.k8s.io/v1",
+		"metadata": map[string]any{"resourceVersion": fmt.Sprint(s.cfg.Quorum.FSM().State().Revision())}, "items": []any{},
+	})
 }
 
 func (s *Server) serveMembers(w http.ResponseWriter, r *http.Request) {

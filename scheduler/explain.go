@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 )
 
@@ -36,6 +37,9 @@ const mostHelp = 5
 func (s *Scheduler) Explain(_ context.Context, namespace, name string) (any, error) {
 	core := s.cfg.Informers.Core().V1()
 	p, err := core.Pods().Lister().Pods(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil, apierrors.NewNotFound(corev1.Resource("pods"), name) // a lister names the kind, the API the resource
+	}
 	if err != nil {
 		return nil, fmt.Errorf("explain pod %s/%s: %w", namespace, name, err)
 	}

@@ -65,7 +65,11 @@ func DeleteToken(ctx context.Context, client kubernetes.Interface, id string) er
 }
 
 func get(ctx context.Context, client kubernetes.Interface, path string, into any) error {
-	body, err := client.Discovery().RESTClient().Get().AbsPath(path).Do(ctx).Raw()
+	result := client.Discovery().RESTClient().Get().AbsPath(path).Do(ctx)
+	if err := result.Error(); err != nil {
+		return err // with the Status that the server sent, which Raw leaves out
+	}
+	body, err := result.Raw()
 	if err != nil {
 		return err
 	}

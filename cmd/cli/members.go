@@ -82,7 +82,11 @@ func fetch[T any](ctx context.Context, c *env, path string) (T, error) {
 	if err != nil {
 		return v, err
 	}
-	body, err := client.RESTClient().Get().AbsPath(path).Do(ctx).Raw()
+	result := client.RESTClient().Get().AbsPath(path).Do(ctx)
+	if err := result.Error(); err != nil {
+		return v, err // with the Status that the server sent, which Raw leaves out
+	}
+	body, err := result.Raw()
 	if err != nil {
 		return v, err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"strings"
 	"regexp"
 
 	"github.com/spf13/cobra"
@@ -55,15 +56,15 @@ func groupCommands(root *cobra.Command, c *env) {
 	}
 	hidden := []string{"options", "alpha"}
 	for _, name := range notServed {
-		if sub := byName[name]; sub != nil {
-			root.RemoveCommand(sub)
+		if sub, _, err := root.Find(strings.Fields(name)); err == nil && sub.HasParent() {
+			sub.Parent().RemoveCommand(sub)
 		}
 	}
 	templates.ActsAsRootCommand(root, hidden, groups...)
 }
 
 // notServed are kubectl commands whose API is not served yet; what does not work is not shown.
-var notServed = []string{"autoscale", "certificate", "top", "auth"}
+var notServed = []string{"autoscale", "certificate", "top", "auth reconcile"}
 
 var kubectlGroups = []struct {
 	title string
@@ -73,5 +74,5 @@ var kubectlGroups = []struct {
 	{"Look inside:", []string{"logs", "exec", "attach", "port-forward", "cp", "debug", "events", "proxy", "explain", "wait"}},
 	{"Nodes:", []string{"cordon", "uncordon", "drain", "taint"}},
 	{"Advanced:", []string{"diff", "patch", "replace", "label", "annotate", "kustomize"}},
-	{"Settings:", []string{"config", "completion", "plugin", "kuberc", "version", "api-resources", "api-versions", "cluster-info"}},
+	{"Settings:", []string{"config", "completion", "plugin", "kuberc", "version", "api-resources", "api-versions", "cluster-info", "auth"}},
 }

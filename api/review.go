@@ -1,0 +1,150 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/handlers"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	"mgr/resource"
+)
+
+// Reviews are questions in the form of objects: they can be created, are answered in their status, and are stored nowhere.
+// Every master answers them: who am I (SelfSubjectReview), may I (SelfSubjectAccessReview), may they (SubjectAccessReview).
+
+// reviewKinds are their rows, which only the API server knows.
+func reviewKinds() []*resource.Kind {
+	row := func(gv schema.GroupVersion, kind, singular string, new func() runtime.Object) *resource.Kind {
+		return &resource.Kind{GroupVersionResource: gv.WithResource(singular + "s"), Kind: kind, Singular: singular, Verbs: []string{"create"}, New: new}
+	}
+	return []*resource.Kind{
+		row(authenticationv1.SchemeGroupVersion, "SelfSubjectReview", "selfsubjectreview", func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }),
+		row(authorizationv1.SchemeGroupVersion, "SelfSubjectAccessReview", "selfsubjectaccessreview", func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }),
+		row(authorizationv1.SchemeGroupVersion, "SubjectAccessReview", "subjectaccessreview", func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }),
+	}
+}
+
+func isReview(group string) bool {
+	return group == authenticationv1.GroupName || group == authorizationv1.GroupName
+}
+
+// reviewEndpoint serves one of them.
+func (s *Server) reviewEndpoint(k *resource.Kind) *endpoint {
+	scope, st := s.scope(k, ""), &reviewStore{kind: k, authorizer: s.cfg.Authorizer}
+	return &endpoint{kind: k, scope: scope, verbs: map[string]http.Handler{
+		"create": s.managed(scope, managedfields.NewDeducedTypeConverter, func(sc *handlers.RequestScope) http.HandlerFunc {
+			return handlers.CreateResource(st, sc, s.cfg.Admission)
+		}),
+	}}
+}
+
+type reviewStore struct {
+	kind       *resource.Kind
+	authorizer authorizer.Authorizer
+}
+
+var _ rest.Creater = &reviewStore{}
+
+func (st *reviewStore) New() runtime.Object { return st.kind.New() }
+
+// Create answers the question.
+func (st *reviewStore) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
+	if validate != nil {
+		if err := validate(ctx, obj); err != nil {
+			return nil, err
+		}
+	}
+	if m, err := meta.Accessor(obj); err == nil {
+		m.SetManagedFields(nil) // it is never stored
+	}
+	who, ok := request.UserFrom(ctx)
+	if !ok {
+		return nil, apierrors.NewUnauthorized("nobody asks")
+	}
+	switch review := obj.(type) {
+	case *authenticationv1.SelfSubjectReview:
+		review.Status.UserInfo = userInfo(who)
+	case *authorizationv1.SelfSubjectAccessReview:
+		if err := st.check(review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes, nil); err != nil {
+			return nil, err
+		}
+		review.Status = st.decide(ctx, who, review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes)
+	case *authorizationv1.SubjectAccessReview:
+		spec := &review.Spec
+		var missing field.ErrorList
+		if spec.User == "" && len(spec.Groups) == 0 {
+			missing = append(missing, field.Invalid(field.NewPath("spec.user"), spec.User, "at least one of user or group must be specified"))
+		}
+		if err := st.check(spec.ResourceAttributes, spec.NonResourceAttributes, missing); err != nil {
+			return nil, err
+		}
+		they := &user.DefaultInfo{Name: spec.User, UID: spec.UID, Groups: spec.Groups, Extra: map[string][]string{}}
+		for key, values := range spec.Extra {
+			they.Extra[key] = values
+		}
+		review.Status = st.decide(ctx, they, spec.ResourceAttributes, spec.NonResourceAttributes)
+	default:
+		return nil, apierrors.NewBadRequest("a " + st.kind.Kind + " is needed")
+	}
+	return obj, nil
+}
+
+func userInfo(u user.Info) authenticationv1.UserInfo {
+	info := authenticationv1.UserInfo{Username: u.GetName(), UID: u.GetUID(), Groups: u.GetGroups()}
+	if extra := u.GetExtra(); len(extra) > 0 {
+		info.Extra = make(map[string]authenticationv1.ExtraValue, len(extra))
+		for key, values := range extra {
+			info.Extra[key] = values
+		}
+	}
+	return info
+}
+
+// check wants the question to be about either a resource or a path.
+func (st *reviewStore) check(on *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes, errs field.ErrorList) error {
+	switch spec := field.NewPath("spec"); {
+	case on != nil && path != nil:
+		errs = append(errs, field.Invalid(spec.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes"))
+	case on == nil && path == nil:
+		errs = append(errs, field.Invalid(spec.Child("resourceAttributes"), on, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(st.kind.GVK().GroupKind(), "", errs)
+}
+
+func (st *reviewStore) decide(ctx context.Context, who user.Info, on *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) authorizationv1.SubjectAccessReviewStatus {
+	attrs := authorizer.AttributesRecord{User: who}
+	if on != nil {
+		attrs.ResourceRequest = true
+		attrs.Verb, attrs.Namespace, attrs.Name = on.Verb, on.Namespace, on.Name
+		attrs.APIGroup, attrs.APIVersion, attrs.Resource, attrs.Subresource = on.Group, on.Version, on.Resource, on.Subresource
+		if attrs.APIVersion == "" {
+			attrs.APIVersion = "*"
+		}
+	} else {
+		attrs.Verb, attrs.Path = path.Verb, path.Path
+	}
+	decision, reason, err := st.authorizer.Authorize(ctx, attrs)
+	status := authorizationv1.SubjectAccessReviewStatus{
+		Allowed: decision == authorizer.DecisionAllow, Denied: decision == authorizer.DecisionDeny, Reason: reason,
+	}
+	if err != nil {
+		status.EvaluationError = err.Error()
+	}
+	return status
+}
