@@ -289,6 +289,13 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 		}
 	}
 	sid := raft.ServerID(id)
+	if known && string(old.Address) != addr {
+		// Not by changing the address: raft replicates to the old one meanwhile, and reads it without a lock.
+		if err := n.changed(n.raft.RemoveServer(sid, 0, 0)); err != nil {
+			return err
+		}
+		known = false
+	}
 	if known && old.Suffrage == raft.Voter && n.lostItsLog(ctx, raft.Server{ID: sid, Address: raft.ServerAddress(addr)}) {
 		// It may have voted and acknowledged entries that it has forgotten: it must not vote until it has them again.
 		if err := n.changed(n.raft.DemoteVoter(sid, 0, 0)); err != nil {

@@ -136,7 +136,7 @@ func (n *Node) start() error {
 	n.streams.idOf, n.streams.serve = n.idOf, n.serveRPC
 	n.rpc = &rpcClient{streams: n.streams, idle: map[string][]net.Conn{}, contacts: &n.contacts}
 	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Logger: log, Stream: n.streams, MaxPool: 3, Timeout: 4 * c.Timing.RPC,
+		Logger: log, Stream: n.streams, MaxPool: 1, Timeout: 4 * c.Timing.RPC,
 	})
 	r, err := raft.NewRaft(n.raftConfig(log), adapter{n}, n.guard, n.storage.stable, n.storage.snapshots, n.transport)
 	if err != nil {

@@ -55,6 +55,7 @@ func (n *Node) succeed(dead string) {
 	if !ok {
 		return
 	}
+	n.freshen(dead)
 	n.pause(n.ctx, silence-time.Since(n.raft.LastContact())+time.Duration(turn)*n.config.Timing.Heartbeat/2)
 	leader, _, _ := n.Leader()
 	if n.ctx.Err() != nil || leader != "" && leader != dead || time.Since(n.raft.LastContact()) < silence ||
@@ -71,6 +72,30 @@ func (n *Node) succeed(dead string) {
 	err := n.transport.TimeoutNow(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr), &request, &response)
 	if err != nil {
 		n.config.Log.Warn("cannot stand for election before the timeout", "error", err)
+	}
+}
+
+// freshen makes sure that raft's connections to the other voters work: one that was left idle may have ended with the voter's last
+// process, and raft would lose its request for the vote by it and not ask again before the next round.
+func (n *Node) freshen(dead string) {
+	me := n.transport.EncodePeer(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr))
+	// Of term 0, so that it is refused at once and changes nothing.
+	request := raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.config.ID), Addr: me,
+	}, Leader: me}
+	voters, _ := n.voters()
+	for _, v := range voters {
+		if id := string(v.ID); id == n.config.ID || id == dead {
+			continue
+		}
+		n.wg.Go(func() {
+			var response raft.AppendEntriesResponse
+			for range 2 { // as many as may be idle, and a new one
+				if n.transport.AppendEntries(v.ID, v.Address, &request, &response) == nil {
+					return
+				}
+			}
+		})
 	}
 }
 
