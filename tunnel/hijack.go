@@ -14,8 +14,8 @@ var ErrClientGone = errors.New("the client has gone")
 
 // UntilGone lets a handler that upgrades its connection notice the client's end: net/http ends a request's context only
 // until the connection is taken over. The returned request's context ends, with cause ErrClientGone, when a read from the taken
-// connection fails, whoever reads; and with stop, which the handler must call. An HTTP/2 request, which cannot be taken over,
-// goes on as it is.
+// connection fails, whoever reads, or somebody closes it (SPDY does when the client takes its leave); and with stop, which the handler
+// must call. An HTTP/2 request, which cannot be taken over, goes on as it is.
 func UntilGone(w http.ResponseWriter, r *http.Request) (_ http.ResponseWriter, _ *http.Request, stop func()) {
 	h, ok := w.(http.Hijacker)
 	if !ok {
@@ -67,4 +67,9 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 		c.gone(ErrClientGone)
 	}
 	return n, err
+}
+
+func (c *watchedConn) Close() error {
+	c.gone(ErrClientGone)
+	return c.Conn.Close()
 }
