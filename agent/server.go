@@ -15,6 +15,7 @@ import (
 
 	"github.com/gorilla/mux"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"mgr/agent/logs"
@@ -241,7 +242,13 @@ func (a *Agent) servePodProxy(w http.ResponseWriter, r *http.Request) {
 			p.Out.Host = p.In.Host
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			http.Error(w, fmt.Sprintf("error trying to reach service: %v", err), http.StatusBadGateway)
+			status := apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach service: %v", err)).Status()
+			status.Kind, status.APIVersion = "Status", "v1"
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(int(status.Code))
+			if err := json.NewEncoder(w).Encode(status); err != nil {
+				a.log.Warn("answering a master", "err", err)
+			}
 		},
 	}
 	proxy.ServeHTTP(w, r)

@@ -11,12 +11,16 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func (r *rig) do(method, path, body string) (int, string) {
+func (r *rig) do(method, path, body string, header ...string) (int, string) {
 	r.t.Helper()
-	w := httptest.NewRecorder()
-	r.agent.Handler().ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+	w, req := httptest.NewRecorder(), httptest.NewRequest(method, path, strings.NewReader(body))
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	r.agent.Handler().ServeHTTP(w, req)
 	return w.Code, w.Body.String()
 }
 
@@ -80,20 +84,43 @@ func TestPreviousLog(t *testing.T) {
 	if code, body := r.get("/containerLogs/default/web/main?previous=true"); code != 200 || body != "first life\n" {
 		t.Errorf("previous: %d %q", code, body)
 	}
+	// While it waits for the next restart, the life before is the one that has just ended.
+	if err := r.runtime.writeLog("web", "main", "second life"); err != nil {
+		t.Fatal(err)
+	}
+	r.runtime.exit("web", "main", 1)
+	r.wait("web", "the back-off", func(p *v1.Pod) bool { return p.Status.ContainerStatuses[0].State.Waiting != nil })
+	for _, query := range []string{"?previous=true", ""} {
+		if code, body := r.get("/containerLogs/default/web/main" + query); code != 200 || body != "second life\n" {
+			t.Errorf("in back-off, %q: %d %q", query, code, body)
+		}
+	}
 }
 
 func TestPodProxy(t *testing.T) {
-	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	pod := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
-		io.WriteString(w, r.Method+" "+r.URL.RequestURI()+" "+string(b))
-	}))
-	defer backend.Close()
-	addr := backend.Listener.Addr().(*net.TCPAddr).AddrPort()
+		io.WriteString(w, r.Method+" "+r.URL.RequestURI()+" "+string(b)+r.Header.Get("X-Mgr-Scheme"))
+	})
+	plain, secure := httptest.NewServer(pod), httptest.NewTLSServer(pod)
+	defer plain.Close()
+	defer secure.Close()
+	addr := plain.Listener.Addr().(*net.TCPAddr).AddrPort()
 	r := newRig(t, func(c *Config) { c.NodeIPs = []netip.Addr{addr.Addr()} })
 	prefix := "/podProxy/" + addr.String()
 	for path, want := range map[string]string{"/a/b?c=d": "POST /a/b?c=d hi", "": "POST / hi", "/a%2Fb": "POST /a%2Fb hi"} {
 		if code, body := r.do(http.MethodPost, prefix+path, "hi"); code != 200 || body != want {
 			t.Errorf("%q: %d %q, want %q", path, code, body, want)
 		}
+	}
+	prefix = "/podProxy/" + secure.Listener.Addr().String()
+	if code, body := r.do(http.MethodPost, prefix+"/tls", "hi", "X-Mgr-Scheme", "https"); code != 200 || body != "POST /tls hi" {
+		t.Errorf("https: %d %q", code, body)
+	}
+	secure.Close()
+	code, body := r.get(prefix + "/")
+	var status metav1.Status
+	if err := json.Unmarshal([]byte(body), &status); err != nil || code != 503 || status.Kind != "Status" || !strings.HasPrefix(status.Message, "error trying to reach service: dial tcp") {
+		t.Errorf("nobody listens: %d %q", code, body)
 	}
 }

@@ -290,7 +290,10 @@ func (w *worker) show() {
 		if m.Current != nil {
 			s.containers[m.Spec.Name] = *m.Current
 		}
-		if m.Previous != nil {
+		switch {
+		case m.exited() && m.Wait != nil: // it waits for its restart: the life that has just ended is the previous one
+			s.previous[m.Spec.Name] = *m.Current
+		case m.Previous != nil:
 			s.previous[m.Spec.Name] = *m.Previous
 		}
 	}

@@ -24,7 +24,7 @@ func (s *Server) node(name string) (http.RoundTripper, error) {
 	}
 	rt, err := s.cfg.Dialer.RoundTripper(name)
 	if err != nil {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("cannot reach node %s: %v; its agent is down or cannot reach this master", name, err))
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("error dialing backend: %v: it is down, or cannot reach it", err))
 	}
 	return rt, nil
 }

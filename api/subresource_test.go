@@ -152,6 +152,9 @@ func TestStreamsAndProxies(t *testing.T) {
 			return
 		}
 		fmt.Fprintf(w, "%s %s", r.Method, r.URL.RequestURI())
+		if by := r.Header.Get("X-Mgr-Scheme"); by != "" {
+			fmt.Fprint(w, " by "+by)
+		}
 	})}
 	s := apitest.New(t, func(c *api.Config) { c.Dialer = echo })
 	ctx := t.Context()
@@ -181,7 +184,7 @@ func TestStreamsAndProxies(t *testing.T) {
 		{"GET", at + "two/log", "a container name must be specified for pod two, choose one of: [a b]"},
 		{"GET", at + "two/log?container=c", "container c is not valid for pod two"},
 		{"GET", at + "pending/log", ""},
-		{"GET", at + "lost/log", "cannot reach node n2: node n2: not connected"},
+		{"GET", at + "lost/log", "error dialing backend: node n2: not connected"},
 		{"GET", at + "bad/log", `"message":"container is on fire"`},
 		{"GET", at + "one/log?tailLines=-1", "must be greater than or equal to 0"},
 		{"POST", at + "one/exec?command=ls&command=-l&stdout=true", "POST /exec/default/one/main?command=ls&command=-l&output=1"},
@@ -191,6 +194,7 @@ func TestStreamsAndProxies(t *testing.T) {
 		{"POST", at + "one/portforward?ports=80", "POST /portForward/default/one?port=80"},
 		{"GET", at + "one/proxy/a%2Fb/c?d=e", "GET /podProxy/10.42.0.9:80/a%2Fb/c?d=e"},
 		{"DELETE", at + "http:one:8080/proxy/", "DELETE /podProxy/10.42.0.9:8080/"},
+		{"GET", at + "https:one:8443/proxy/", "GET /podProxy/10.42.0.9:8443/ by https"},
 		{"GET", at + "pending/proxy/", "pod pending has no address yet"},
 		{"GET", at + "none/proxy/", `pods \"none\" not found`},
 		{"DELETE", at + "one/exec", `"code":405`},
