@@ -31,6 +31,9 @@ import (
 // may hold the pipe open for ever.
 const execIdle = 500 * time.Millisecond
 
+// startLimit is how long runc may take to start a command.
+const startLimit = 30 * time.Second
+
 // Exec implements agent.Runtime. When ctx ends the command is killed.
 func (r *Runtime) Exec(ctx context.Context, id string, e agent.ExecSpec) (int, error) {
 	ctx = scope(ctx)
@@ -114,12 +117,9 @@ func (x *execution) run(ctx context.Context, process *anypb.Any) (int, error) {
 	if err := x.openPipes(ioCtx, dir, request); err != nil {
 		return 0, err
 	}
-	if _, err := x.r.tasks.Exec(ctx, request); err != nil {
-		return 0, errors.New(runcMessage(errgrpc.ToNative(err)))
-	}
 	defer x.delete()
-	if _, err := x.r.tasks.Start(ctx, &tasks.StartRequest{ContainerID: x.container, ExecID: x.id}); err != nil {
-		return 0, errors.New(runcMessage(errgrpc.ToNative(err)))
+	if err := x.start(ctx, request); err != nil {
+		return 0, err
 	}
 	if x.spec.Resize != nil {
 		go x.r.resize(ioCtx, x.container, x.id, x.spec.Resize)
@@ -131,18 +131,33 @@ func (x *execution) run(ctx context.Context, process *anypb.Any) (int, error) {
 		}()
 	}
 	exit, err := x.r.tasks.Wait(ctx, &tasks.WaitRequest{ContainerID: x.container, ExecID: x.id})
-	if err != nil && errors.Is(context.Cause(ctx), tunnel.ErrClientGone) {
+	gone := err != nil && errors.Is(context.Cause(ctx), tunnel.ErrClientGone)
+	if gone {
 		exit, err = x.hangUp()
 	}
 	if err != nil {
 		x.kill()
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && !gone {
 			return 0, ctx.Err()
 		}
 		return 0, errgrpc.ToNative(err)
 	}
 	x.drain(ctx)
 	return int(exit.ExitStatus), nil
+}
+
+// start does not end with ctx: a command whose start is broken off may run, and nobody would wait for it.
+func (x *execution) start(ctx context.Context, request *tasks.ExecProcessRequest) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	defer cancel()
+	_, err := x.r.tasks.Exec(ctx, request)
+	if err == nil {
+		_, err = x.r.tasks.Start(ctx, &tasks.StartRequest{ContainerID: x.container, ExecID: x.id})
+	}
+	if err != nil {
+		return errors.New(runcMessage(errgrpc.ToNative(err)))
+	}
+	return nil
 }
 
 // openPipes makes the pipes that are wanted and begins to copy the output.
@@ -214,7 +229,7 @@ func (x *execution) hangUp() (*tasks.WaitResponse, error) {
 	ctx := x.r.ctx
 	_, err := x.r.tasks.Kill(ctx, &tasks.KillRequest{ContainerID: x.container, ExecID: x.id, Signal: uint32(unix.SIGHUP)})
 	if err != nil && !errdefs.IsNotFound(errgrpc.ToNative(err)) {
-		return nil, err
+		return nil, fmt.Errorf("hang it up: %w", errgrpc.ToNative(err))
 	}
 	return x.r.tasks.Wait(ctx, &tasks.WaitRequest{ContainerID: x.container, ExecID: x.id})
 }
