@@ -32,6 +32,7 @@ func TestCluster(t *testing.T) {
 		{"UnmodifiedKubectl", unmodifiedKubectl},
 		{"LogsAndExec", logsAndExec},
 		{"PortForward", portForward},
+		{"Streams", streams},
 		{"Members", members},
 		{"ServiceFollowsReadiness", serviceFollowsReadiness},
 		{"ServiceFromPodNodeAndHost", serviceFromPodNodeAndHost},
