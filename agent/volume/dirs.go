@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -185,6 +186,10 @@ func mountsBelow(dir string) ([]string, error) {
 	var points []string
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
+		// A busy node has thousands of mounts, few of them of this pod.
+		if line := lines.Bytes(); !bytes.ContainsRune(line, '\\') && !bytes.Contains(line, []byte(dir)) {
+			continue
+		}
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 5 {
 			continue
