@@ -199,3 +199,26 @@ func quantities(s string) v1.ResourceList {
 	}
 	return list
 }
+
+// A pod that is on its way is not worth a patch at once; one of which something is to be told is.
+func TestUneventful(t *testing.T) {
+	waiting := func(reason string) v1.ContainerStatus {
+		return v1.ContainerStatus{State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reason}}}
+	}
+	running := v1.ContainerStatus{State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}
+	for name, c := range map[string]struct {
+		status v1.PodStatus
+		want   bool
+	}{
+		"creating":      {v1.PodStatus{Phase: v1.PodPending, ContainerStatuses: []v1.ContainerStatus{waiting("ContainerCreating")}}, true},
+		"init waits":    {v1.PodStatus{Phase: v1.PodPending, InitContainerStatuses: []v1.ContainerStatus{waiting("PodInitializing")}}, true},
+		"init runs":     {v1.PodStatus{Phase: v1.PodPending, InitContainerStatuses: []v1.ContainerStatus{running}, ContainerStatuses: []v1.ContainerStatus{waiting("PodInitializing")}}, false},
+		"image missing": {v1.PodStatus{Phase: v1.PodPending, ContainerStatuses: []v1.ContainerStatus{waiting("ErrImagePull")}}, false},
+		"runs":          {v1.PodStatus{Phase: v1.PodRunning, ContainerStatuses: []v1.ContainerStatus{running}}, false},
+		"rejected":      {v1.PodStatus{Phase: v1.PodFailed, ContainerStatuses: []v1.ContainerStatus{waiting("ContainerCreating")}}, false},
+	} {
+		if got := uneventful(&c.status); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}

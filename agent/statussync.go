@@ -21,6 +21,7 @@ type statusSync struct {
 	base    v1.PodStatus
 	version string
 	busy    bool
+	hold    time.Time // nothing that is worth a patch before; zero: not held
 	retry   time.Time
 	tries   int
 	closed  bool // the object is gone: nobody reads any more
@@ -44,6 +45,23 @@ func (s *statusSync) take(pod *v1.Pod) {
 // isAPI tells an object of the API from one made of a manifest.
 func isAPI(pod *v1.Pod) bool { return pod.Annotations[sourceAnnotation] != sourceFile }
 
+// settling is how long the API hears nothing of a new pod that is on its way as it should be. Most run by then, and one patch
+// says all; each costs a write on every master, at the very time when the pod wants to start.
+const settling = 300 * time.Millisecond
+
+// uneventful: the pod's containers wait for nothing but their turn.
+func uneventful(s *v1.PodStatus) bool {
+	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range list {
+			w := list[i].State.Waiting
+			if w == nil || w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+				return false
+			}
+		}
+	}
+	return s.Phase == v1.PodPending
+}
+
 // syncStatus sends what has changed. It reports whether the view changed: the API now has the final status.
 func (w *worker) syncStatus(ctx context.Context, now time.Time) (decided bool) {
 	s, v := &w.status, &w.view
@@ -59,6 +77,11 @@ func (w *worker) syncStatus(ctx context.Context, now time.Time) (decided bool) {
 		return false
 	}
 	want := computeStatus(v, &s.base, w.a.cfg.NodeIPs, now)
+	s.hold = time.Time{}
+	if due := v.Started.Add(settling); s.base.StartTime == nil && now.Before(due) && !v.ending() && uneventful(&want) {
+		s.hold = due
+		return false
+	}
 	final := v.ending() && v.stopped()
 	if sameStatus(&want, &s.base) {
 		s.retry = time.Time{}

@@ -142,7 +142,7 @@ func (w *worker) advance(ctx context.Context, now time.Time) (again time.Duratio
 	w.syncProbes(ctx)
 	w.show()
 	again = idle
-	for _, t := range []time.Time{p.Wake, w.refresh, w.status.retry} {
+	for _, t := range []time.Time{p.Wake, w.refresh, w.status.retry, w.status.hold} {
 		if !t.IsZero() {
 			again = min(again, max(t.Sub(now), 0))
 		}
