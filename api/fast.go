@@ -29,9 +29,9 @@ import (
 
 // fast makes objects (see creator), and answers reads of JSON with the stored bytes, without decoding objects (a selector looks at the shared decoded
 // form). It returns false, having written nothing, for whatever the handlers must do: other media types, tables, indented
-// answers, converted rows.
+// answers, converted rows, what is not stored.
 func (s *Server) fast(w http.ResponseWriter, r *http.Request, e *endpoint, info *request.RequestInfo) bool {
-	if e.kind.Stored != nil || e.verbs[info.Verb] == nil || !plainJSON(r) && (info.Verb != "create" && info.Verb != "watch" || !plainProtobuf(r)) {
+	if e.store == nil || e.kind.Stored != nil || e.verbs[info.Verb] == nil || !plainJSON(r) && (info.Verb != "create" && info.Verb != "watch" || !plainProtobuf(r)) {
 		return false
 	}
 	ctx := request.WithNamespace(r.Context(), info.Namespace)

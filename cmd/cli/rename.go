@@ -1,8 +1,8 @@
 package cli
 
 import (
-	"strings"
 	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
