@@ -21,6 +21,8 @@ type Spec struct {
 	Subnet  netip.Prefix `json:"subnet"` // a /24; its first address is the machine's own
 	Masters int          `json:"masters"`
 	Nodes   int          `json:"nodes"`
+	// PodCIDR is where the nodes' pod networks, a /24 each, come from; "": the masters' default.
+	PodCIDR string `json:"podCIDR,omitempty"`
 	// ServiceMode of the nodes: "iptables" or "userspace" (Balance "roundrobin" or "random").
 	ServiceMode string `json:"serviceMode"`
 	Balance     string `json:"balance"`

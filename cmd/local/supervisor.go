@@ -106,6 +106,9 @@ func (s *Supervisor) command(h Host) []string {
 		return args
 	}
 	args := []string{s.exe, "server", "--id", h.Name, "--data-dir", h.Dir, "--advertise", h.IP.String()}
+	if s.spec.PodCIDR != "" {
+		args = append(args, "--pod-cidr", s.spec.PodCIDR)
+	}
 	first := s.order[0]
 	if h.Name == first.Name {
 		return append(args, "--cluster-init")
