@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -208,7 +211,11 @@ func (u *Up) Tour() string {
 		}
 		w.Flush()
 		answer, _, _ := strings.Cut(u.demo.answer, "\n")
-		fmt.Fprintf(&b, "\n  %s and %s answer: %s\n", u.demo.clusterIP, u.demo.nodePort, answer)
+		fmt.Fprintf(&b, "\n  %s and %s answer:\n  %s\n", u.demo.clusterIP, u.demo.nodePort, answer)
+	}
+	b.WriteString("\nNext:\n")
+	if exe, err := os.Executable(); err == nil && !inPath(exe) {
+		fmt.Fprintf(&b, "  export PATH=%s:$PATH\n", filepath.Dir(exe))
 	}
 	b.WriteString(tour)
 	fmt.Fprintf(&b, "  export KUBECONFIG=%-26s # then kubectl, Helm and the rest work, too\n", u.Kubeconfig)
@@ -216,9 +223,17 @@ func (u *Up) Tour() string {
 	return b.String()
 }
 
-const tour = `
-Next:
-  mgr get pods -o wide
+// inPath says whether typing the program's name runs it.
+func inPath(exe string) bool {
+	found, err := exec.LookPath(filepath.Base(exe))
+	if err != nil {
+		return false
+	}
+	resolved, err := filepath.EvalSymlinks(found)
+	return err == nil && resolved == exe
+}
+
+const tour = `  mgr get pods -o wide
   mgr scale deployment hello --replicas 6
   mgr why pod/NAME                             # why it is where it is, or why it waits
   mgr members                                  # the quorum; kill -9 the leader's PID and ask again
