@@ -91,7 +91,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, spec agent.ContainerSpec)
 	c.stdin, c.stdinOnce, c.tty = spec.Stdin, spec.StdinOnce, spec.TTY
 	if err := r.create(ctx, s, c, spec, image); err != nil {
 		return "", fmt.Errorf("create container %s of pod %s/%s: %w", spec.Name, spec.Pod.Namespace, spec.Pod.Name,
-			errors.Join(err, r.discard(context.WithoutCancel(ctx), c)))
+			errors.Join(err, r.abandon(ctx, c)))
 	}
 	return id, nil
 }
@@ -335,6 +335,22 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	delete(r.containers, id)
 	r.mu.Unlock()
 	return nil
+}
+
+// abandon discards a container that nobody will ask for again, so it does not give up while containerd is away.
+func (r *Runtime) abandon(ctx context.Context, c *container) error {
+	ctx = context.WithoutCancel(ctx)
+	for {
+		err := r.discard(ctx, c)
+		if !errdefs.IsUnavailable(err) {
+			return err
+		}
+		select {
+		case <-r.ctx.Done():
+			return err // the next Open removes it
+		case <-time.After(retryEvery):
+		}
+	}
 }
 
 // discard removes what a container without a task consists of, as far as it exists.

@@ -65,7 +65,7 @@ func (r *Runtime) startInfra(ctx context.Context, s *sandbox) error {
 		return err
 	}
 	if _, err := r.launch(ctx, s, c, encoded, []mount.Mount{{Type: "bind", Source: root, Options: []string{"rbind", "ro"}}}); err != nil {
-		return errors.Join(err, r.discard(ctx, c))
+		return errors.Join(err, r.abandon(ctx, c))
 	}
 	r.mu.Lock()
 	r.containers[id] = c
