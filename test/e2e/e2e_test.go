@@ -33,7 +33,6 @@ func TestCluster(t *testing.T) {
 		{"LogsAndExec", logsAndExec},
 		{"Streams", streams},
 		{"PortForward", portForward},
-		{"Streams", streams},
 		{"Members", members},
 		{"ServiceFollowsReadiness", serviceFollowsReadiness},
 		{"ServiceFromPodNodeAndHost", serviceFromPodNodeAndHost},
