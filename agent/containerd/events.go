@@ -93,7 +93,7 @@ func (r *Runtime) compare(ctx context.Context) error {
 	for id := range before {
 		r.endByID(id, ending{code: exitLost, at: time.Now()})
 	}
-	return nil
+	return r.shims.sweep()
 }
 
 // withTask returns the ids of the containers that are believed to have a task.
