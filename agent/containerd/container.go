@@ -150,11 +150,16 @@ func (r *Runtime) launch(ctx context.Context, s *sandbox, c *container, spec typ
 		}
 		defer r.shims.refill(spareDelay)
 	}
-	if err := r.record(ctx, c, spec, s.shim); err != nil {
-		return false, err
+	err = r.record(ctx, c, spec, s.shim)
+	if stored = err == nil; stored {
+		err = r.createTask(ctx, c, rootfs, s.shim)
 	}
-	if err := r.createTask(ctx, c, rootfs, s.shim); err != nil {
-		return true, err
+	if err != nil {
+		if s.tasks == 0 && s.shim != nil {
+			// Nobody will ask it for anything, and a containerd that died meanwhile does not end it.
+			err = errors.Join(err, s.shim.proc.Kill())
+		}
+		return stored, err
 	}
 	s.tasks++
 	c.task = true

@@ -74,6 +74,18 @@ func (p *Process) End(grace time.Duration) error {
 	return fmt.Errorf("process %d does not end, even killed", p.Pid)
 }
 
+// Kill ends the process at once, if that is still to be done; whoever waits for it may have closed p already.
+func (p *Process) Kill() error {
+	raw, err := p.fd.SyscallConn()
+	if err == nil {
+		// Control, unlike raw's number, cannot meet a descriptor that has come to mean something else.
+		if controlErr := raw.Control(func(uintptr) { err = p.signal(unix.SIGKILL) }); errors.Is(controlErr, os.ErrClosed) {
+			return nil
+		}
+	}
+	return err
+}
+
 // Close lets go of the process, whatever it does.
 func (p *Process) Close() error { return p.fd.Close() }
 

@@ -49,9 +49,10 @@ func init() {
 // that nobody has open forgets its content.
 type service struct {
 	taskapi.TTRPCTaskService
-	mu      sync.Mutex
-	kept    map[string][]*os.File // by container
-	claimed bool                  // it has had a container
+	mu    sync.Mutex
+	kept  map[string][]*os.File // by container
+	live  int                   // containers, those being made included
+	alone bool                  // the agent that started this shim is gone
 }
 
 // RegisterTTRPC implements what the shim wants of a service.
@@ -65,6 +66,7 @@ func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	answer, err := s.TTRPCTaskService.Create(ctx, r)
 	if err != nil {
 		s.release(r.ID)
+		s.endIfIdle()
 	}
 	return answer, err
 }
@@ -82,7 +84,7 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 func (s *service) keep(id string, paths ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.claimed = true
+	s.live++
 	for _, path := range paths {
 		if path == "" || strings.Contains(path, "://") {
 			continue
@@ -100,4 +102,5 @@ func (s *service) release(id string) {
 		_ = f.Close()
 	}
 	delete(s.kept, id)
+	s.live--
 }

@@ -13,8 +13,16 @@ const warmVariable = "MGR_WARM_SHIM"
 func (s *service) endUnclaimed() {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	s.mu.Lock()
+	s.alone = true
+	s.mu.Unlock()
+	s.endIfIdle()
+}
+
+// endIfIdle ends a shim that has no container and whose agent, the only one to give it another, is gone.
+func (s *service) endIfIdle() {
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.claimed {
+	if s.alone && s.live == 0 {
 		removeHome()
 		os.Exit(0)
 	}
