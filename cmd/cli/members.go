@@ -20,7 +20,7 @@ func newMembers(c *env) *cobra.Command {
 		Long: `Show the masters of the quorum: role, address, position in the log, when the leader last heard of each, process.
 
 HASH compares the replicated states: peers that have applied the same log must have the same one.`,
-		Example: "  mgr members\n  mgr members -o json\n  kill -9 $(mgr members | awk '$2 == \"leader\" {print $(NF-1)}').pid')",
+		Example: "  mgr members\n  mgr members -o json\n  kill -9 $(mgr members | awk '$2 == \"leader\" {print $(NF-1)}')",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			members, err := fetch[[]admin.Member](cmd.Context(), c, admin.MembersPath)
