@@ -70,6 +70,8 @@ func (w *worker) startDone(e errand, job *startJob, err error, now time.Time) {
 	if err == nil {
 		m.Hooked, m.Starts = true, 0
 		m.Started, m.Ready = m.Spec.StartupProbe == nil, m.Spec.ReadinessProbe == nil
+		// It may have ended already, in a listing that was passed over because the start was still under way.
+		w.a.lister.again(w.uid)
 		return
 	}
 	if job.running {

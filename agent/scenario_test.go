@@ -141,10 +141,12 @@ func TestConfigurationThatComesLater(t *testing.T) {
 		p.Spec.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: v1.LocalObjectReference{Name: "late"}}}}}
 		p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/etc/late"}}
 	}))
-	pod := r.waitReason("env", "CreateContainerConfigError")
-	if m := pod.Status.ContainerStatuses[0].State.Waiting.Message; m != `configmap "late" not found` {
-		t.Errorf("message %q", m)
-	}
+	// At first it may say that the services have not been read yet.
+	message := ""
+	r.until("the missing config map is named", func() bool {
+		message = r.waitReason("env", "CreateContainerConfigError").Status.ContainerStatuses[0].State.Waiting.Message
+		return message == `configmap "late" not found`
+	}, func() any { return message })
 	r.sawEvent("FailedMount", `MountVolume.SetUp failed for volume "v" : configmap "late" not found`)
 	begun := time.Now()
 	r.configMap("late", map[string]string{"X": "1"})
