@@ -379,3 +379,26 @@ func TestStaticPods(t *testing.T) {
 	r.gone("static-n1")
 	r.until("nothing is left", func() bool { s, _ := r.runtime.Sandboxes(t.Context()); return len(s) == 0 })
 }
+
+// A container may end while its start is still under way; the listing that tells of it is passed over then, and nothing else would
+// tell of it again.
+func TestEndDuringStart(t *testing.T) {
+	r := newRig(t)
+	r.runtime.onExec = func(c Container, _ ExecSpec) (int, error) {
+		if c.Attempt == 0 {
+			r.runtime.exit(c.Pod.Name, c.Name, 3)
+			r.agent.lister.sync(t.Context())
+			r.agent.lister.sync(t.Context()) // the worker has taken the first one when this one is delivered
+		}
+		return 0, nil
+	}
+	r.create(testPod("short", func(p *v1.Pod) {
+		p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"hello"}}}}
+	}))
+	pod := r.wait("short", "it is started again", func(p *v1.Pod) bool {
+		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount == 1
+	})
+	if last := pod.Status.ContainerStatuses[0].LastTerminationState.Terminated; last == nil || last.ExitCode != 3 {
+		t.Errorf("last state: %+v", last)
+	}
+}
