@@ -53,6 +53,10 @@ lint: ## gofmt, vet, import rules, and golangci-lint where it is installed
 	go test ./test/arch
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: skipped"; fi
 
+.PHONY: generate
+generate: ## write generated files again (after an upgrade of k8s.io/api)
+	resource/declared/generate
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin $(EMBED)

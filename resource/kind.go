@@ -34,6 +34,10 @@ type Kind struct {
 	// Default sets what the user left out; called on every decoded object, before admission.
 	Default func(obj runtime.Object)
 	Rules
+	// Options that the tags of k8s.io/api ask for in their conditions (package declared); nil: none is set.
+	Options func(obj, old runtime.Object) map[string]bool
+	// Written says that Validate has every declared rule by hand already: the declared ones are not run.
+	Written bool
 	// Subresources by name, each with a path of its own below the object.
 	Subresources []Subresource
 

@@ -46,6 +46,7 @@ func assemble() index {
 		gvk:  make(map[schema.GroupVersionKind]*Kind, len(rows)),
 	}
 	for _, k := range rows {
+		declare(k)
 		t.gvr[k.GroupVersionResource] = k
 		t.gvk[k.GVK()] = k
 	}

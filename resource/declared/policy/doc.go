@@ -1,0 +1,12 @@
+// Package policy holds the rules that the tags in k8s.io/api/policy/v1 declare, as validation-gen writes them.
+//
+// +k8s:validation-gen=TypesWithField=TypeMeta
+// +k8s:validation-gen-input=k8s.io/api/policy/v1
+package policy
+
+import "k8s.io/apimachinery/pkg/runtime"
+
+var localSchemeBuilder runtime.SchemeBuilder
+
+// AddTo registers the rules.
+func AddTo(s *runtime.Scheme) error { return localSchemeBuilder.AddToScheme(s) }

@@ -1,0 +1,5 @@
+//go:build tools
+
+package conformance
+
+import _ "k8s.io/kubernetes/test/e2e"
