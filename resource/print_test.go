@@ -48,6 +48,9 @@ func TestCells(t *testing.T) {
 			"30s|Normal|Started|pod/p|spec.containers{a}|agent, n1|hello|10m|3|e"},
 		{`{apiVersion: events.k8s.io/v1, kind: Event, metadata: {name: e}, regarding: {kind: Node}, reportingController: c, reportingInstance: i, note: n1, eventTime: "2026-11-23T02:50:00.000000Z", series: {count: 7, lastObservedTime: "2026-11-23T02:59:00.000000Z"}}`,
 			"60s|||node||c, i|n1|10m|7|e"},
+		{`{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: b}, roleRef: {kind: Role, name: r}, subjects: [{kind: User, name: u}, {kind: Group, name: g}, {kind: Group, name: h}, {kind: ServiceAccount, namespace: ns, name: s}, {kind: Robot, name: x}]}`,
+			"b|Role/r|<unknown>|u|g, h|ns/s"},
+		{`{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: b}, roleRef: {kind: ClusterRole, name: r}}`, "b|ClusterRole/r|<unknown>|||"},
 	} {
 		obj := decode(t, []byte(c.object))[0]
 		k := LookupKind(obj.GetObjectKind().GroupVersionKind())

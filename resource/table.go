@@ -39,6 +39,7 @@ func assemble() index {
 		configMap(), secret(), serviceAccount(), event,
 		replicaSet(), deployment(),
 		endpointSlice(), lease(), eventsEvent(event),
+		role(), clusterRole(), roleBinding(), clusterRoleBinding(),
 	}
 	t := index{
 		rows: rows,

@@ -67,6 +67,9 @@ func checkType(t *testing.T, o runtime.Object, want schema.GroupVersionKind) {
 
 func checkTable(t *testing.T, k *Kind) {
 	t.Helper()
+	if k.Columns == nil && k.Cells == nil {
+		return // name and creation time
+	}
 	cells := k.Cells(k.New(), time.Now())
 	if len(cells) != len(k.Columns) {
 		t.Fatalf("%d cells for %d columns", len(cells), len(k.Columns))

@@ -37,7 +37,9 @@ func write(t *testing.T, subresource string, obj, old runtime.Object) string {
 		}
 	}
 	ctx := context.Background()
-	rules.Prepare(ctx, obj, old)
+	if rules.Prepare != nil {
+		rules.Prepare(ctx, obj, old)
+	}
 	if k.Allocate != nil && subresource == "" {
 		if err := k.Allocate(obj, old, &countingAllocator{picked: 50}); err != nil {
 			return err.Error()
