@@ -30,6 +30,8 @@ type index struct {
 	rows []*Kind
 	gvr  map[schema.GroupVersionResource]*Kind
 	gvk  map[schema.GroupVersionKind]*Kind
+	// stored are the rows with storage of their own, by its name: asked several times for each write.
+	stored map[string]*Kind
 }
 
 func assemble() index {
@@ -45,11 +47,16 @@ func assemble() index {
 		rows: rows,
 		gvr:  make(map[schema.GroupVersionResource]*Kind, len(rows)),
 		gvk:  make(map[schema.GroupVersionKind]*Kind, len(rows)),
+
+		stored: make(map[string]*Kind, len(rows)),
 	}
 	for _, k := range rows {
 		declare(k)
 		t.gvr[k.GroupVersionResource] = k
 		t.gvk[k.GVK()] = k
+		if k.Stored == nil {
+			t.stored[k.Storage()] = k
+		}
 	}
 	return t
 }
@@ -64,11 +71,4 @@ func Lookup(gvr schema.GroupVersionResource) *Kind { return table.gvr[gvr] }
 func LookupKind(gvk schema.GroupVersionKind) *Kind { return table.gvk[gvk] }
 
 // Storage returns the row whose objects the state machine keeps under the given name ("pods", "deployments.apps").
-func Storage(name string) *Kind {
-	for _, k := range table.rows {
-		if k.Stored == nil && k.Storage() == name {
-			return k
-		}
-	}
-	return nil
-}
+func Storage(name string) *Kind { return table.stored[name] }
