@@ -3,10 +3,11 @@
 //
 // # Contract
 //
-// A row is data and pure functions of the objects they are given: no clock (Cells is told the time), no I/O, no state.
-// Default, Prepare, Allocate and Graceful change the object they are called with and nothing else; Validate, Claims,
-// Fields and Cells read. Every function takes the row's own type (Kind.New) and treats a nil old object as "this is a
-// create". Objects read from the store are shared: hand a deep copy to whatever changes its argument.
+// A row is data and pure functions of the objects they are given: no clock (Cells is told the time; timeOf is for
+// the few rules that Kubernetes ties to the present), no I/O, no state. Default, Prepare, Allocate and Graceful change the
+// object they are called with and nothing else; Validate, Claims, Fields and Cells read. Every function takes the row's
+// own type (Kind.New) and treats a nil old object as "this is a create". Objects read from the store are shared: hand a
+// deep copy to whatever changes its argument.
 //
 // Adding a kind is one line in table.go and one small file named after its API group. Field paths, causes and texts of
 // validation are Kubernetes', so that clients and tests that match on them work unchanged.
@@ -42,6 +43,7 @@ func assemble() index {
 		replicaSet(), deployment(),
 		endpointSlice(), lease(), eventsEvent(event),
 		role(), clusterRole(), roleBinding(), clusterRoleBinding(),
+		certificateSigningRequest(), podCertificateRequest(),
 	}
 	t := index{
 		rows: rows,
