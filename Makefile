@@ -38,6 +38,10 @@ install: build ## install the binary to /usr/local/bin (see deploy/ for the serv
 test: deps build images ## everything: unit, integration with real containers, whole clusters, failover (root, ~15 min)
 	test/run
 
+.PHONY: test-long
+test-long: ## what takes too long for every day: each fuzz target for a minute (FUZZTIME=1m)
+	test/long
+
 .PHONY: unit
 unit: ## unit tests only, anywhere, without root
 	go test -short ./...

@@ -116,40 +116,6 @@ func (s *Server) describe(h http.Handler) http.Handler {
 	})
 }
 
-// limit refuses requests beyond MaxInFlight with 429; long-running ones are not counted.
-func (s *Server) limit(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		info, _ := request.RequestInfoFrom(r.Context())
-		if longRunning(info) || loopbackFrom(r.Context()) != nil || fromPeer(r) {
-			h.ServeHTTP(w, r)
-			return
-		}
-		select {
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
-			h.ServeHTTP(w, r)
-		default:
-			s.metrics.dropped.Inc()
-			w.Header().Set("Retry-After", "1")
-			s.fail(w, r, apierrors.NewTooManyRequests("this master serves as many requests as it may; try again", 1))
-		}
-	})
-}
-
-func longRunning(info *request.RequestInfo) bool {
-	if info == nil || !info.IsResourceRequest {
-		return false
-	}
-	if info.Verb == "watch" {
-		return true
-	}
-	switch info.Subresource {
-	case "log", "exec", "attach", "portforward", "proxy":
-		return true
-	}
-	return false
-}
-
 // public says whether a path needs no authentication. Health answers are as open as Kubernetes' are.
 func (s *Server) public(path string) bool {
 	switch path {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -46,7 +47,11 @@ type Config struct {
 
 	// MaxInFlight bounds concurrent requests that are no watches, streams or requests of peers; 0: 800.
 	MaxInFlight int
-	Log         *slog.Logger
+	// MaxWatches bounds the watches that one user may have open at this peer; 0: 2,000.
+	MaxWatches int
+	// BodyPatience is how long the body of a request may take to arrive; 0: 30 s.
+	BodyPatience time.Duration
+	Log          *slog.Logger
 }
 
 // Server serves the API of one master. It is made by New and stopped by Close.
@@ -64,6 +69,7 @@ type Server struct {
 	leases      *leases
 	metrics     *apiMetrics
 	slots       chan struct{}
+	watches     watchCount
 	handler     http.Handler
 	started     time.Time
 
@@ -87,9 +93,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.MaxInFlight == 0 {
-		cfg.MaxInFlight = 800
-	}
+	cfg.MaxInFlight = cmp.Or(cfg.MaxInFlight, 800)
+	cfg.MaxWatches = cmp.Or(cfg.MaxWatches, 2000)
+	cfg.BodyPatience = cmp.Or(cfg.BodyPatience, 30*time.Second)
 	s := &Server{
 		Reader:      NewReader(cfg.Quorum),
 		cfg:         cfg,
