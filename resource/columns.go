@@ -14,6 +14,7 @@ import (
 const (
 	none    = "<none>"
 	unknown = "<unknown>"
+	unset   = "<unset>"
 )
 
 // text, number and wide build the column definitions of a table; wide columns are shown by -o wide only.
@@ -24,6 +25,10 @@ func text(name, description string) metav1.TableColumnDefinition {
 
 func number(name, description string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{Name: name, Type: "integer", Description: description}
+}
+
+func boolean(name, description string) metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{Name: name, Type: "boolean", Description: description}
 }
 
 func wide(c metav1.TableColumnDefinition) metav1.TableColumnDefinition {

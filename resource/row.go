@@ -55,6 +55,10 @@ func preparing[E any, P object[E]](f func(obj, old P)) func(context.Context, run
 	return func(_ context.Context, obj, old runtime.Object) { f(as[E, P](obj), as[E, P](old)) }
 }
 
+func warning[E any, P object[E]](f func(obj, old P) []string) func(context.Context, runtime.Object, runtime.Object) []string {
+	return func(_ context.Context, obj, old runtime.Object) []string { return f(as[E, P](obj), as[E, P](old)) }
+}
+
 func validating[E any, P object[E]](f func(obj, old P) field.ErrorList) func(context.Context, runtime.Object, runtime.Object) field.ErrorList {
 	return func(_ context.Context, obj, old runtime.Object) field.ErrorList {
 		return f(as[E, P](obj), as[E, P](old))
@@ -84,6 +88,45 @@ func keepStatus[E, Spec, Status any, P object[E]](spec func(P) *Spec, status fun
 			obj.SetGeneration(old.GetGeneration() + 1)
 		}
 	}
+}
+
+// keepStatusOnly is keepStatus for the kinds whose generation nobody counts.
+func keepStatusOnly[E, Status any, P object[E]](status func(P) *Status) func(obj, old P) {
+	return func(obj, old P) {
+		*status(obj) = *new(Status)
+		if old != nil {
+			*status(obj) = *status(old)
+		}
+	}
+}
+
+// countSpec is Prepare of a kind without a status whose generation counts the changes of its spec.
+func countSpec[E, Spec any, P object[E]](spec func(P) *Spec) func(obj, old P) {
+	return func(obj, old P) {
+		if old == nil {
+			obj.SetGeneration(1)
+			return
+		}
+		obj.SetGeneration(old.GetGeneration())
+		if !apiequality.Semantic.DeepEqual(spec(obj), spec(old)) {
+			obj.SetGeneration(old.GetGeneration() + 1)
+		}
+	}
+}
+
+// statusAlone is keepSpec for the kinds whose status path leaves labels, annotations, owners and finalizers alone, too.
+func statusAlone[E, Spec any, P object[E]](spec func(P) *Spec) func(obj, old P) {
+	return func(obj, old P) {
+		*spec(obj) = *spec(old)
+		metav1.ResetObjectMetaForStatus(obj, old)
+	}
+}
+
+// clusterRow is row for a kind without namespaces.
+func clusterRow[E, L any, P object[E], Q list[L]](gv schema.GroupVersion, kind, plural string, short ...string) *Kind {
+	k := row[E, L, P, Q](gv, kind, plural, short...)
+	k.Namespaced = false
+	return k
 }
 
 // keepSpec is Prepare of the status path: only the status and ordinary metadata may change.

@@ -44,6 +44,10 @@ func assemble() index {
 		endpointSlice(), lease(), eventsEvent(event),
 		role(), clusterRole(), roleBinding(), clusterRoleBinding(),
 		certificateSigningRequest(), podCertificateRequest(),
+		persistentVolume(), persistentVolumeClaim(), resourceQuota(), limitRange(),
+		storageClass(), volumeAttachment(), volumeAttributesClass(), csiDriver(), csiNode(), csiStorageCapacity(),
+		ingress(), ingressClass(), networkPolicy(), ipAddress(), serviceCIDR(),
+		flowSchema(), priorityLevel(), storageVersionMigration(),
 	}
 	t := index{
 		rows: rows,

@@ -79,7 +79,7 @@ func checkTable(t *testing.T, k *Kind) {
 			t.Errorf("column %+v is not described", c)
 		}
 		switch cells[i].(type) {
-		case string, int64:
+		case string, int64, bool:
 		default:
 			t.Errorf("column %s: cell is %T", c.Name, cells[i])
 		}

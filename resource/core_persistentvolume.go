@@ -1,0 +1,136 @@
+package resource
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
+)
+
+func persistentVolume() *Kind {
+	k := clusterRow[corev1.PersistentVolume, corev1.PersistentVolumeList](corev1.SchemeGroupVersion, "PersistentVolume", "persistentvolumes", "pv")
+	k.Default = defaulting(defaultPersistentVolume)
+	k.Rules = Rules{
+		Prepare:  preparing(preparePersistentVolume),
+		Validate: validating(checked(validatePersistentVolume)),
+		Warn:     warning(warnPersistentVolume),
+	}
+	k.Subresources = []Subresource{statusRules(Rules{
+		Prepare: preparePersistentVolumeStatus, Validate: validating(checked(validatePersistentVolumeStatus)),
+	})}
+	spec, status := corev1.PersistentVolumeSpec{}.SwaggerDoc(), corev1.PersistentVolumeStatus{}.SwaggerDoc()
+	k.Columns = []metav1.TableColumnDefinition{
+		nameColumn(),
+		text("Capacity", spec["capacity"]),
+		text("Access Modes", spec["accessModes"]),
+		text("Reclaim Policy", spec["persistentVolumeReclaimPolicy"]),
+		text("Status", status["phase"]),
+		text("Claim", spec["claimRef"]),
+		text("StorageClass", "StorageClass of the pv"),
+		text("VolumeAttributesClass", "VolumeAttributesClass of the pv"),
+		text("Reason", status["reason"]),
+		ageColumn(),
+		wide(text("VolumeMode", spec["volumeMode"])),
+	}
+	k.Cells = printing(persistentVolumeCells)
+	return k
+}
+
+func defaultPersistentVolume(pv *corev1.PersistentVolume) {
+	setDefault(&pv.Status.Phase, corev1.VolumePending)
+	spec := &pv.Spec
+	setDefault(&spec.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
+	setDefaultPtr(&spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+	roundUp(spec.Capacity)
+	defaultVolumeSource(&spec.PersistentVolumeSource)
+}
+
+// defaultVolumeSource is shared by volumes and by the attachments that carry one inline.
+func defaultVolumeSource(s *corev1.PersistentVolumeSource) {
+	if s.HostPath != nil {
+		setDefaultPtr(&s.HostPath.Type, corev1.HostPathUnset)
+	}
+	if r := s.RBD; r != nil {
+		setDefault(&r.RBDPool, "rbd")
+		setDefault(&r.RadosUser, "admin")
+		setDefault(&r.Keyring, "/etc/ceph/keyring")
+	}
+	if s.ISCSI != nil {
+		setDefault(&s.ISCSI.ISCSIInterface, "default")
+	}
+	if a := s.AzureDisk; a != nil {
+		setDefaultPtr(&a.CachingMode, corev1.AzureDataDiskCachingReadWrite)
+		setDefaultPtr(&a.FSType, "ext4")
+		setDefaultPtr(&a.ReadOnly, false)
+		setDefaultPtr(&a.Kind, corev1.AzureSharedBlobDisk)
+	}
+	if s.ScaleIO != nil {
+		setDefault(&s.ScaleIO.StorageMode, "ThinProvisioned")
+		setDefault(&s.ScaleIO.FSType, "xfs")
+	}
+}
+
+// preparePersistentVolume starts a volume as pending since it was made.
+func preparePersistentVolume(pv, old *corev1.PersistentVolume) {
+	if old != nil {
+		pv.Status = old.Status
+		return
+	}
+	pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: ptr.To(pv.CreationTimestamp)}
+}
+
+// preparePersistentVolumeStatus notes when the phase changed, unless the writer says it (KEP-3762).
+func preparePersistentVolumeStatus(ctx context.Context, o, was runtime.Object) {
+	pv, old := as[corev1.PersistentVolume](o), as[corev1.PersistentVolume](was)
+	pv.Spec = old.Spec
+	at, before := &pv.Status.LastPhaseTransitionTime, old.Status.LastPhaseTransitionTime
+	switch same := pv.Status.Phase == old.Status.Phase; {
+	case same && *at == nil:
+		*at = before
+	case !same && (*at == nil || (*at).Equal(before)):
+		*at = ptr.To(metav1.NewTime(timeOf(ctx).Truncate(time.Second)))
+	}
+}
+
+func persistentVolumeCells(pv *corev1.PersistentVolume, now time.Time) []any {
+	claim := ""
+	if ref := pv.Spec.ClaimRef; ref != nil {
+		claim = ref.Namespace + "/" + ref.Name
+	}
+	class := pv.Spec.StorageClassName
+	if beta, found := pv.Annotations[corev1.BetaStorageClassAnnotation]; found {
+		class = beta
+	}
+	return []any{pv.Name, pv.Spec.Capacity.Storage().String(), accessModes(pv.Spec.AccessModes), string(pv.Spec.PersistentVolumeReclaimPolicy),
+		phase(pv, string(pv.Status.Phase)), claim, class, ptr.Deref(pv.Spec.VolumeAttributesClassName, unset), pv.Status.Reason,
+		age(pv.CreationTimestamp, now), string(ptr.Deref(pv.Spec.VolumeMode, unset))}
+}
+
+// phase of an object that may be on its way out.
+func phase(o metav1.Object, phase string) string {
+	if o.GetDeletionTimestamp() != nil {
+		return "Terminating"
+	}
+	return phase
+}
+
+// accessModes in their short forms and in a fixed order, each once.
+func accessModes(modes []corev1.PersistentVolumeAccessMode) string {
+	var short []string
+	for _, m := range []struct {
+		mode  corev1.PersistentVolumeAccessMode
+		short string
+	}{
+		{corev1.ReadWriteOnce, "RWO"}, {corev1.ReadOnlyMany, "ROX"}, {corev1.ReadWriteMany, "RWX"}, {corev1.ReadWriteOncePod, "RWOP"},
+	} {
+		if slices.Contains(modes, m.mode) {
+			short = append(short, m.short)
+		}
+	}
+	return strings.Join(short, ",")
+}
