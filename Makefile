@@ -46,6 +46,10 @@ test-long: ## what takes too long for every day: each fuzz target for a minute (
 unit: ## unit tests only, anywhere, without root
 	go test -short ./...
 
+.PHONY: oracle
+oracle: ## compare every kind with Kubernetes' own rules: defaults, validation, updates, warnings, tables (~3 min the first time)
+	go test -C test/oracle -v ./...
+
 .PHONY: bench
 bench: deps build images bin/kload ## measure a trio with kload and print the figures of docs/performance.md
 	test/bench/run
