@@ -9,6 +9,7 @@ LDFLAGS     := -s -w $(X)
 EMBED       := agent/embedded/files/shim.gz agent/embedded/files/demo.tar.gz
 SOURCES     := $(shell find . -name '*.go' -not -path './bin/*') go.mod go.sum
 APT         := runc iptables iproute2 conntrack busybox-static
+CONFORMANCE := $(addprefix bin/conformance/,e2e.test images.tar.gz run)
 KLOAD       ?= ../shared/tools/kload
 
 .DEFAULT_GOAL := help
@@ -54,6 +55,10 @@ oracle: ## compare every kind with Kubernetes' own rules: defaults, validation, 
 bench: deps build images bin/kload ## measure a trio with kload and print the figures of docs/performance.md
 	test/bench/run
 
+.PHONY: conformance
+conformance: deps build bin/kubectl $(CONFORMANCE) ## run Kubernetes' conformance tests for the API (root); FOCUS=REGEX, SKIP=REGEX for others
+	$(abspath bin/conformance/run) $(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)')
+
 .PHONY: lint
 lint: ## gofmt, vet, import rules, and golangci-lint where it is installed
 	@test -z "$$(gofmt -l . | tee /dev/stderr)"
@@ -92,6 +97,23 @@ images: bin/images/busybox.tar.gz
 bin/images/busybox.tar.gz: $(wildcard cmd/mkimage/*.go)
 	@mkdir -p bin/images
 	go run ./cmd/mkimage busybox $@
+
+bin/kubectl: $(wildcard test/kubectl/*.go) go.mod go.sum
+	go build -ldflags "-s -w $(subst +mgr,,$(X))" -o $@ ./test/kubectl
+
+# Kubernetes' tests, in a module of their own: the first build takes ten minutes.
+bin/conformance/e2e.test bin/conformance/agnhost &: test/conformance/go.mod test/conformance/go.sum
+	@mkdir -p bin/conformance
+	go test -C test/conformance -c -ldflags '-s -w' -o $(CURDIR)/bin/conformance/e2e.test k8s.io/kubernetes/test/e2e
+	go build -C test/conformance -ldflags '-s -w' -o $(CURDIR)/bin/conformance/agnhost k8s.io/kubernetes/test/images/agnhost
+	@touch bin/conformance/e2e.test bin/conformance/agnhost
+
+bin/conformance/images.tar.gz: bin/conformance/agnhost $(wildcard cmd/mkimage/*.go agent/image/*.go test/conformance/programs/*/*.go)
+	go run ./cmd/mkimage conformance bin/conformance/agnhost $@
+	@touch $@
+
+bin/conformance/run: $(wildcard test/conformance/run/*.go)
+	go build -C test/conformance -o $(CURDIR)/$@ ./run
 
 bin/kload: $(wildcard $(KLOAD)/*.go)
 	go build -C $(KLOAD) -o $(CURDIR)/$@ .

@@ -23,9 +23,11 @@ import (
 
 // small is an image with nothing in it but a text.
 func small(name, text string) image.Image {
-	return image.Image{Name: name, Files: []image.File{{Path: "text", Mode: 0o644, Data: []byte(text)}},
+	return image.Image{Name: name, Layers: []image.Layer{{{Path: "text", Mode: 0o644, Data: []byte(text)}}},
 		Config: ocispec.ImageConfig{Cmd: []string{"/text"}, User: "12:34"}}
 }
+
+func oci(w io.Writer, img image.Image) error { return image.WriteOCI(w, img) }
 
 func archive(t *testing.T, write func(io.Writer, image.Image) error, img image.Image) []byte {
 	t.Helper()
@@ -57,9 +59,9 @@ func TestImport(t *testing.T) {
 	gz := func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil }
 	zst := func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }
 	for name, data := range map[string][]byte{
-		"oci":        archive(t, image.WriteOCI, small("docker.io/library/oci:latest", "oci")),
+		"oci":        archive(t, oci, small("docker.io/library/oci:latest", "oci")),
 		"docker":     archive(t, image.WriteDocker, small("docker:latest", "docker")),
-		"oci-gz":     packed(t, archive(t, image.WriteOCI, small("docker.io/library/oci-gz:latest", "gz")), gz),
+		"oci-gz":     packed(t, archive(t, oci, small("docker.io/library/oci-gz:latest", "gz")), gz),
 		"docker-zst": packed(t, archive(t, image.WriteDocker, small("docker-zst:latest", "zst")), zst),
 	} {
 		names, err := n.Import(t.Context(), bytes.NewReader(data))
@@ -91,13 +93,35 @@ func TestImport(t *testing.T) {
 	}
 }
 
+func TestImportOfSeveralImages(t *testing.T) {
+	n := newNode(t)
+	first, second := small("example.org/first:1", "shared"), small("example.org/second:1", "shared")
+	second.Layers = append(second.Layers, image.Layer{{Path: "text", Mode: 0o644, Data: []byte("hides the one below")}})
+	var archive, separate bytes.Buffer
+	if err := errors.Join(image.WriteOCI(&archive, first, second), image.WriteOCI(&separate, second)); err != nil {
+		t.Fatal(err)
+	}
+	if extra := archive.Len() - separate.Len(); extra > 4096 { // a manifest and a config, each in blocks of 512 bytes
+		t.Errorf("the other image took %d bytes: is the shared layer there twice?", extra)
+	}
+	names, err := n.Import(t.Context(), &archive)
+	if want := []string{first.Name, second.Name}; err != nil || !slices.Equal(names, want) {
+		t.Fatalf("imported %v, %v; want %v", names, err, want)
+	}
+	for _, name := range names {
+		if _, err := n.CreateContainer(t.Context(), agent.ContainerSpec{Pod: n.pod("several" + name[12:13]), Name: "x", Image: name}); err != nil {
+			t.Errorf("no container of %s: %v", name, err)
+		}
+	}
+}
+
 func TestImageBuildIsDeterministic(t *testing.T) {
-	a, b := archive(t, image.WriteOCI, small("x:1", "same")), archive(t, image.WriteOCI, small("x:1", "same"))
+	a, b := archive(t, oci, small("x:1", "same")), archive(t, oci, small("x:1", "same"))
 	if !bytes.Equal(a, b) {
 		t.Error("the same image twice gives different bytes")
 	}
 	twice := small("x:1", "")
-	twice.Files = append(twice.Files, twice.Files[0])
+	twice.Layers[0] = append(twice.Layers[0], twice.Layers[0][0])
 	if err := image.WriteOCI(io.Discard, twice); err == nil {
 		t.Error("a file given twice was accepted")
 	}
@@ -106,7 +130,7 @@ func TestImageBuildIsDeterministic(t *testing.T) {
 func TestImagesAndRemoval(t *testing.T) {
 	n := newNode(t)
 	for _, tag := range []string{"a", "b"} { // one image, two names
-		if _, err := n.Import(t.Context(), bytes.NewReader(archive(t, image.WriteOCI, small("example.org/some/image:"+tag, "one")))); err != nil {
+		if _, err := n.Import(t.Context(), bytes.NewReader(archive(t, oci, small("example.org/some/image:"+tag, "one")))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -153,7 +177,7 @@ func TestImagesAndRemoval(t *testing.T) {
 func registry(t *testing.T, img image.Image, user, password string) *httptest.Server {
 	blobs := map[string][]byte{}
 	var index ocispec.Index
-	tr := tar.NewReader(bytes.NewReader(archive(t, image.WriteOCI, img)))
+	tr := tar.NewReader(bytes.NewReader(archive(t, oci, img)))
 	for h, err := tr.Next(); err == nil; h, err = tr.Next() {
 		data, err := io.ReadAll(tr)
 		if err != nil {

@@ -35,48 +35,59 @@ type File struct {
 	GID  int
 }
 
-// Image of one layer for this machine's architecture.
+// Layer is a set of files; a file of a higher layer hides the one below it.
+type Layer []File
+
+// Image for this machine's architecture.
 type Image struct {
-	Name   string // full reference, docker.io/mgr/demo:1
-	Files  []File
+	Name   string  // full reference, docker.io/mgr/demo:1
+	Layers []Layer // the lowest first
 	Config ocispec.ImageConfig
 }
 
 // epoch is the age of everything in an image.
 var epoch = time.Unix(0, 0).UTC()
 
-// WriteOCI writes a tar archive with an OCI image layout. The layer is not compressed; compress the archive.
-func WriteOCI(w io.Writer, img Image) error {
-	parts, err := img.build()
-	if err != nil {
-		return err
+// WriteOCI writes a tar archive with an OCI image layout of one or more images; a layer that several of them have is written
+// once. Layers are not compressed; compress the archive.
+func WriteOCI(w io.Writer, images ...Image) error {
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	blobs := map[string][]byte{}
+	for _, img := range images {
+		parts, err := img.build()
+		if err != nil {
+			return fmt.Errorf("compose %s: %w", img.Name, err)
+		}
+		manifest := ocispec.Manifest{
+			Versioned: specs.Versioned{SchemaVersion: 2},
+			MediaType: ocispec.MediaTypeImageManifest,
+			Config:    descriptor(ocispec.MediaTypeImageConfig, parts.config),
+		}
+		for _, layer := range parts.layers {
+			manifest.Layers = append(manifest.Layers, descriptor(ocispec.MediaTypeImageLayer, layer))
+		}
+		text, err := json.Marshal(manifest)
+		if err != nil {
+			return fmt.Errorf("encode the manifest of %s: %w", img.Name, err)
+		}
+		entry := descriptor(ocispec.MediaTypeImageManifest, text)
+		entry.Platform = &ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
+		entry.Annotations = map[string]string{annotationName: img.Name, ocispec.AnnotationRefName: tag(img.Name)}
+		index.Manifests = append(index.Manifests, entry)
+		for _, blob := range append(parts.layers, text, parts.config) {
+			blobs["blobs/sha256/"+digest.FromBytes(blob).Encoded()] = blob
+		}
 	}
-	manifest, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageManifest,
-		Config:    descriptor(ocispec.MediaTypeImageConfig, parts.config),
-		Layers:    []ocispec.Descriptor{descriptor(ocispec.MediaTypeImageLayer, parts.layer)},
-	})
-	if err != nil {
-		return fmt.Errorf("encode the manifest: %w", err)
-	}
-	entry := descriptor(ocispec.MediaTypeImageManifest, manifest)
-	entry.Platform = &ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
-	entry.Annotations = map[string]string{annotationName: img.Name, ocispec.AnnotationRefName: tag(img.Name)}
-	index, err := json.Marshal(ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: []ocispec.Descriptor{entry},
-	})
+	text, err := json.Marshal(index)
 	if err != nil {
 		return fmt.Errorf("encode the index: %w", err)
 	}
 	files := []File{
 		{Path: ocispec.ImageLayoutFile, Mode: 0o644, Data: []byte(`{"imageLayoutVersion":"` + ocispec.ImageLayoutVersion + `"}`)},
-		{Path: ocispec.ImageIndexFile, Mode: 0o644, Data: index},
+		{Path: ocispec.ImageIndexFile, Mode: 0o644, Data: text},
 	}
-	for _, blob := range [][]byte{manifest, parts.config, parts.layer} {
-		files = append(files, File{Path: "blobs/sha256/" + digest.FromBytes(blob).Encoded(), Mode: 0o644, Data: blob})
+	for path, blob := range blobs {
+		files = append(files, File{Path: path, Mode: 0o644, Data: blob})
 	}
 	return writeTar(w, files)
 }
@@ -87,35 +98,47 @@ func WriteDocker(w io.Writer, img Image) error {
 	if err != nil {
 		return err
 	}
-	config, layer := digest.FromBytes(parts.config).Encoded()+".json", digest.FromBytes(parts.layer).Encoded()+"/layer.tar"
-	manifest, err := json.Marshal([]map[string]any{{"Config": config, "RepoTags": []string{img.Name}, "Layers": []string{layer}}})
+	config := digest.FromBytes(parts.config).Encoded() + ".json"
+	files := []File{{Path: config, Mode: 0o644, Data: parts.config}}
+	var layers []string
+	for _, layer := range parts.layers {
+		path := digest.FromBytes(layer).Encoded() + "/layer.tar"
+		files, layers = append(files, File{Path: path, Mode: 0o644, Data: layer}), append(layers, path)
+	}
+	manifest, err := json.Marshal([]map[string]any{{"Config": config, "RepoTags": []string{img.Name}, "Layers": layers}})
 	if err != nil {
 		return fmt.Errorf("encode the manifest: %w", err)
 	}
-	return writeTar(w, []File{
-		{Path: config, Mode: 0o644, Data: parts.config},
-		{Path: layer, Mode: 0o644, Data: parts.layer},
-		{Path: "manifest.json", Mode: 0o644, Data: manifest},
-	})
+	return writeTar(w, append(files, File{Path: "manifest.json", Mode: 0o644, Data: manifest}))
 }
 
-type parts struct{ config, layer []byte }
+type parts struct {
+	config []byte
+	layers [][]byte
+}
 
 func (img Image) build() (parts, error) {
-	var layer bytes.Buffer
-	if err := writeTar(&layer, img.Files); err != nil {
-		return parts{}, err
+	var built parts
+	rootFS := ocispec.RootFS{Type: "layers"}
+	for _, l := range img.Layers {
+		var layer bytes.Buffer
+		if err := writeTar(&layer, l); err != nil {
+			return parts{}, err
+		}
+		built.layers = append(built.layers, layer.Bytes())
+		rootFS.DiffIDs = append(rootFS.DiffIDs, digest.FromBytes(layer.Bytes()))
 	}
-	config, err := json.Marshal(ocispec.Image{
+	var err error
+	built.config, err = json.Marshal(ocispec.Image{
 		Created:  &epoch,
 		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH},
 		Config:   img.Config,
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer.Bytes())}},
+		RootFS:   rootFS,
 	})
 	if err != nil {
 		return parts{}, fmt.Errorf("encode the image's config: %w", err)
 	}
-	return parts{config: config, layer: layer.Bytes()}, nil
+	return built, nil
 }
 
 func descriptor(mediaType string, blob []byte) ocispec.Descriptor {

@@ -3,6 +3,8 @@
 //	mkimage embed          the shim and the demo image, into agent/embedded/files
 //	mkimage busybox FILE   an image of Debian's busybox-static, as an archive for `mgr image import`
 //	mkimage demo FILE      the demo image alone
+//	mkimage conformance AGNHOST FILE
+//	                       the images of Kubernetes' conformance tests, around their program agnhost
 //
 // It is run from the root of the repository: go run ./cmd/mkimage embed
 package main
@@ -43,13 +45,19 @@ func run(args []string) error {
 			return err
 		}
 		return writeImage(args[1], img)
+	case len(args) == 3 && args[0] == "conformance":
+		images, err := conformanceImages(args[1])
+		if err != nil {
+			return err
+		}
+		return writeImage(args[2], images...)
 	}
-	return errors.New("usage: mkimage embed | busybox FILE | demo FILE")
+	return errors.New("usage: mkimage embed | busybox FILE | demo FILE | conformance AGNHOST FILE")
 }
 
 // embed writes shim.gz and demo.tar.gz.
 func embed(dir string) error {
-	shim, err := goBuild("./cmd/mgr-shim")
+	shim, err := goBuild(".", "./cmd/mgr-shim")
 	if err != nil {
 		return err
 	}
@@ -63,8 +71,8 @@ func embed(dir string) error {
 	return writeImage(filepath.Join(dir, "demo.tar.gz"), img)
 }
 
-func writeImage(path string, img image.Image) error {
-	return writeGzip(path, func(w io.Writer) error { return image.WriteOCI(w, img) })
+func writeImage(path string, images ...image.Image) error {
+	return writeGzip(path, func(w io.Writer) error { return image.WriteOCI(w, images...) })
 }
 
 // writeGzip writes a file packed, and leaves one alone that would not change, so that what embeds it is not compiled again.
@@ -89,15 +97,15 @@ func writeGzip(path string, content func(io.Writer) error) error {
 	return os.Rename(path+".new", path)
 }
 
-// goBuild compiles a program of this repository, static and stripped, and returns it.
-func goBuild(pkg string) ([]byte, error) {
+// goBuild compiles a program of the module in a folder of this repository, static and stripped, and returns it.
+func goBuild(module, pkg string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "mkimage-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "program")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, pkg)
+	cmd := exec.Command("go", "build", "-C", module, "-buildvcs=false", "-ldflags", "-s -w", "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+func TestLiveReadsGinkgo(t *testing.T) {
+	names := []string{"[sig-cli] a works [Conformance]", "[sig-cli] a works twice [Conformance]", "[sig-cli] b works [Conformance]"}
+	l := newLive(names)
+	output := `Will run 3 of 3206 specs
+------------------------------
+[sig-cli] a works [Conformance] [sig-cli, Conformance]
+  [FAILED] in something that is tried again
+• [20.124 seconds]
+------------------------------
+[sig-cli] a works twice [Conformance] [sig-cli, Conformance]
+• [FAILED] [0.496 seconds]
+[sig-cli] a [It] works twice [Conformance] [sig-cli, Conformance]
+------------------------------
+[sig-cli] b works [Conformance] [sig-cli, Conformance]
+`
+	if _, err := io.Copy(struct{ io.Writer }{l}, iotest.OneByteReader(strings.NewReader(output))); err != nil {
+		t.Fatal(err)
+	}
+	if r := l.seen[names[0]]; !r.Passed || r.Took != 20124*time.Millisecond {
+		t.Errorf("%s: %+v", names[0], r)
+	}
+	if r, ran := l.seen[names[1]]; !ran || r.Passed {
+		t.Errorf("%s: %+v, ran: %v", names[1], r, ran)
+	}
+	if r, ran := l.seen[names[2]]; ran {
+		t.Errorf("%s has not ended: %+v", names[2], r)
+	}
+	if !l.crashed() || l.seen[names[2]].Passed || l.crashed() {
+		t.Errorf("after a crash: %+v", l.seen)
+	}
+	delete(l.seen, names[2])
+	text := report{names: names, results: l.seen, took: time.Minute}.text(true)
+	for _, want := range []string{"1 passed, 1 failed, 1 not run, of 3 conformance tests, in 1m0s\n", "sig-cli  1       3\n",
+		"\nFailed:\n  " + names[1] + "\n      see e2e.log\n", "\nNot run:\n  " + names[2] + "\n", "\nPassed:\n  " + names[0] + ", 20.1s\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q:\n%s", want, text)
+		}
+	}
+}
