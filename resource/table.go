@@ -43,6 +43,7 @@ func assemble() index {
 		replicaSet(), deployment(),
 		endpointSlice(), lease(), eventsEvent(event),
 		role(), clusterRole(), roleBinding(), clusterRoleBinding(),
+		deviceClass(), resourceClaim(), resourceClaimTemplate(), resourceSlice(), deviceTaintRule(),
 		certificateSigningRequest(), podCertificateRequest(),
 		persistentVolume(), persistentVolumeClaim(), resourceQuota(), limitRange(),
 		storageClass(), volumeAttachment(), volumeAttributesClass(), csiDriver(), csiNode(), csiStorageCapacity(),
