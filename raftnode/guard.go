@@ -72,6 +72,12 @@ func (g *guard) write(do, undo func() error) error {
 	return <-result
 }
 
+// IsMonotonic implements raft.MonotonicLogStore.
+func (g *guard) IsMonotonic() bool {
+	m, ok := g.LogStore.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
+}
+
 func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
 
 func (g *guard) StoreLogs(logs []*raft.Log) error {

@@ -90,16 +90,16 @@ func (r *reserve) retry(write func() error) error {
 }
 
 type spacedLog struct {
-	raft.LogStore
+	*wal
 	space *reserve
 }
 
 func (s *spacedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 func (s *spacedLog) StoreLogs(logs []*raft.Log) error {
-	return s.space.retry(func() error { return s.LogStore.StoreLogs(logs) })
+	return s.space.retry(func() error { return s.wal.StoreLogs(logs) })
 }
 func (s *spacedLog) DeleteRange(first, last uint64) error {
-	return s.space.retry(func() error { return s.LogStore.DeleteRange(first, last) })
+	return s.space.retry(func() error { return s.wal.DeleteRange(first, last) })
 }
 
 type spacedStable struct {
