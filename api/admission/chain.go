@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"mgr/api/auth"
 )
@@ -23,6 +24,8 @@ const DefaultTolerationSeconds = 5
 type Config struct {
 	Reader  auth.Reader
 	CatchUp auth.CatchUp
+	// Authorizer says who may approve and sign certificate requests.
+	Authorizer authorizer.Authorizer
 	// TolerationSeconds overrides DefaultTolerationSeconds; negative means 0.
 	TolerationSeconds int64
 	// ServiceAccountWait is how long a pod waits for the default service account of a namespace that was just made;
@@ -55,6 +58,10 @@ func New(c Config) admission.Interface {
 		// Independent of each other, and of everything above.
 		&priority{on(admission.Create)},
 		&tolerationSeconds{on(admission.Create, admission.Update), max(c.TolerationSeconds, 0)},
+		// Independent of all others: they judge certificate requests.
+		&certificateApproval{on(admission.Update), c.Authorizer},
+		&certificateSigning{on(admission.Update), c.Authorizer},
+		&certificateSubjectRestriction{on(admission.Create)},
 	)
 }
 

@@ -181,13 +181,14 @@ func (m *Master) assemble() error {
 		Members: m.members, AddMember: m.node.Join,
 		ClusterConfig: func() any { return m.settings() }, Log: m.log,
 	})
+	authorizer := auth.NewAuthorizer(auth.AuthorizerConfig{Reader: reader, CatchUp: m.node.ReadIndex})
 	m.api, err = api.New(api.Config{
 		Quorum:        m.node,
 		Authenticator: authn,
-		Authorizer:    auth.NewAuthorizer(auth.AuthorizerConfig{Reader: reader, CatchUp: m.node.ReadIndex}),
+		Authorizer:    authorizer,
 		Admission: admission.New(admission.Config{
 			Reader: reader, CatchUp: m.node.ReadIndex, TolerationSeconds: int64(m.cfg.PodToleration / time.Second),
-			NodeRegistered: joins.NodeRegistered,
+			Authorizer: authorizer, NodeRegistered: joins.NodeRegistered,
 		}),
 		Dialer:    m.tunnels,
 		Tokens:    authn.Tokens,
