@@ -37,6 +37,8 @@ type Config struct {
 	Masters func() []netip.AddrPort
 	// ServiceIP is the cluster IP of the service "kubernetes".
 	ServiceIP netip.Addr
+	// Certificates sign certificate requests.
+	Certificates Certificates
 	// RootCA is the PEM bundle by which pods trust the API.
 	RootCA []byte
 	// Synced returns once the informers show everything that was committed before this leadership; nil: do not wait.
@@ -86,6 +88,7 @@ func Prepare(c Config) error {
 	f.Core().V1().Endpoints().Informer()
 	f.Discovery().V1().EndpointSlices().Informer()
 	f.Apps().V1().Deployments().Informer()
+	f.Certificates().V1().CertificateSigningRequests().Informer()
 	for _, k := range collected(c.Resources) {
 		in, err := c.Informer(k.GroupVersionResource)
 		if err != nil {
@@ -120,6 +123,7 @@ func controllers(c Config) ([]Controller, error) {
 		newNamespaces(f, c.Client, c.Metadata, c.Resources),
 		newServiceAccounts(f, c.Client),
 		newRootCA(f, c.Client, c.RootCA),
+		newCSRs(f, c.Client, c.Certificates),
 		newDeployments(f, c.Client, c.Recorder),
 		newReplicas(replicaSetKind(f, c.Client), pods, c.Client.CoreV1(), c.Recorder),
 		newReplicas(replicationControllerKind(f, c.Client), pods, c.Client.CoreV1(), c.Recorder),

@@ -111,6 +111,61 @@ func (a *Authority) Issue(pub crypto.PublicKey, id Identity) (certPEM []byte, er
 	return encodePEM("CERTIFICATE", der), nil
 }
 
+// Grant is what a certificate that somebody asked for may be used for, and how long.
+type Grant struct {
+	KeyUsage    x509.KeyUsage
+	ExtKeyUsage []x509.ExtKeyUsage
+	Life        time.Duration
+}
+
+// shortLife is below what a certificate counts as short-lived: it ends when its life is over, not five minutes earlier.
+const shortLife = 8 * time.Hour
+
+// ErrReserved: a request asks for a group that only this package's own identities carry.
+var ErrReserved = errors.New("the group is reserved")
+
+// IssueRequest signs what csr asks for: its subject, its alternative names and its key, for the uses and the life of g, until
+// the CA expires at the latest. Nobody becomes an administrator or a master this way (ErrReserved).
+func (a *Authority) IssueRequest(csr *x509.CertificateRequest, g Grant) (certPEM []byte, err error) {
+	for _, org := range []string{OrgAdmins, OrgMasters} {
+		if slices.Contains(csr.Subject.Organization, org) {
+			return nil, fmt.Errorf("signing the request of %q: %w: %s", csr.Subject.CommonName, ErrReserved, org)
+		}
+	}
+	serial, err := serialNumber()
+	if err != nil {
+		return nil, err
+	}
+	now := a.now()
+	notAfter := now.Add(g.Life)
+	if g.Life >= shortLife {
+		notAfter = notAfter.Add(-clockSkew)
+	}
+	if notAfter.After(a.Cert.NotAfter) {
+		notAfter = a.Cert.NotAfter
+	}
+	if !now.Before(notAfter) {
+		return nil, fmt.Errorf("signing the request of %q: the cluster CA expired at %s", csr.Subject.CommonName, a.Cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               csr.Subject,
+		DNSNames:              csr.DNSNames,
+		IPAddresses:           csr.IPAddresses,
+		EmailAddresses:        csr.EmailAddresses,
+		URIs:                  csr.URIs,
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              notAfter,
+		KeyUsage:              g.KeyUsage,
+		ExtKeyUsage:           g.ExtKeyUsage,
+		BasicConstraintsValid: true,
+	}, a.Cert, csr.PublicKey, a.caKey)
+	if err != nil {
+		return nil, fmt.Errorf("signing the request of %q: %w", csr.Subject.CommonName, err)
+	}
+	return encodePEM("CERTIFICATE", der), nil
+}
+
 // NewPair makes a key and a certificate for it.
 func (a *Authority) NewPair(id Identity) (certPEM, keyPEM []byte, err error) {
 	key, err := NewKey()

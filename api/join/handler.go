@@ -2,6 +2,7 @@ package join
 
 import (
 	"context"
+	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -85,6 +86,18 @@ func (s *Server) Extra() map[string]http.Handler {
 // NodeRegistered is for admission.Config.NodeRegistered.
 func (s *Server) NodeRegistered(ctx context.Context, node string, uid types.UID) error {
 	return s.keys.registered(ctx, node, uid)
+}
+
+// BindNode is for controller.Certificates.BindNode: it gives the name of node to the holder of key, or, for a renewal, checks
+// that they belong together already, so that nobody who was removed comes back. Errors are API errors.
+func (s *Server) BindNode(ctx context.Context, node string, key crypto.PublicKey, renewal bool) error {
+	if err := validNodeName(node); err != nil {
+		return err
+	}
+	if renewal {
+		return s.keys.check(ctx, node, key)
+	}
+	return s.keys.bind(ctx, node, key)
 }
 
 func only(method string, h http.HandlerFunc) http.Handler {

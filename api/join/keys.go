@@ -95,7 +95,7 @@ func (k *keys) nodeUID(ctx context.Context, node string) (string, error) {
 	return string(obj.UID), nil
 }
 
-// check refuses a key that is not the one bound to the name of node (403).
+// check refuses a key that is not the one bound to the name of node, or whose Node object is gone (403).
 func (k *keys) check(ctx context.Context, node string, pub crypto.PublicKey) error {
 	hash, err := pki.KeyHash(pub)
 	if err != nil {
@@ -107,6 +107,15 @@ func (k *keys) check(ctx context.Context, node string, pub crypto.PublicKey) err
 	}
 	if err != nil || string(binding.Data[auth.NodeKeyHash]) != hash {
 		return forbidden(fmt.Sprintf("the certificate request is not made with the key that node %q joined with; to change keys, join again", node))
+	}
+	if bound := string(binding.Data[auth.NodeKeyUID]); bound != "" {
+		uid, err := k.nodeUID(ctx, node)
+		if err != nil {
+			return wrap(err, "reading who node %q is", node)
+		}
+		if uid != bound {
+			return forbidden(fmt.Sprintf("node %q was deleted: join it again with a token", node))
+		}
 	}
 	return nil
 }

@@ -122,7 +122,8 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 		return controller.Run(ctx, controller.Config{
 			Client: client, Metadata: meta, Informers: d.informers, Resources: resource.All(),
 			Heartbeats: heartbeats{m.api}, Recorder: recorder, Masters: m.endpoints,
-			ServiceIP: apiServiceIP(m.services), RootCA: m.authority.PEM(), NodeGrace: m.cfg.NodeGrace,
+			ServiceIP: apiServiceIP(m.services), RootCA: m.authority.PEM(),
+			Certificates: controller.Certificates{Issue: m.authority.IssueRequest, BindNode: m.joins.BindNode}, NodeGrace: m.cfg.NodeGrace,
 			Synced: d.catchUp, Log: m.log,
 		})
 	})

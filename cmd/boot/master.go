@@ -62,6 +62,7 @@ type Master struct {
 	node      *raftnode.Node
 	tunnels   *tunnel.Registry
 	nodeKeys  *auth.NodeKeys
+	joins     *join.Server
 	api       *api.Server
 	duties    *duties
 	admin     kubernetes.Interface // in process, as the administrator
@@ -175,7 +176,7 @@ func (m *Master) assemble() error {
 	m.nodeKeys = authn.Nodes
 	m.tunnels = tunnel.NewRegistry(m.log)
 	m.duties = &duties{master: m}
-	joins := join.New(join.Config{
+	m.joins = join.New(join.Config{
 		Authority: m.authority, Reader: reader, CatchUp: m.node.ReadIndex,
 		Client:  func() kubernetes.Interface { return m.admin },
 		Members: m.members, AddMember: m.node.Join,
@@ -188,7 +189,7 @@ func (m *Master) assemble() error {
 		Authorizer:    authorizer,
 		Admission: admission.New(admission.Config{
 			Reader: reader, CatchUp: m.node.ReadIndex, TolerationSeconds: int64(m.cfg.PodToleration / time.Second),
-			Authorizer: authorizer, NodeRegistered: joins.NodeRegistered,
+			Authorizer: authorizer, NodeRegistered: m.joins.NodeRegistered,
 		}),
 		Dialer:    m.tunnels,
 		Tokens:    authn.Tokens,
@@ -198,8 +199,8 @@ func (m *Master) assemble() error {
 		Members:   func() any { return m.node.Members() },
 		Gauges:    m.node.Gauges,
 		Ready:     map[string]func(context.Context) error{"basic-namespaces": basicsExist(reader)},
-		Public:    joins.Public(),
-		Extra:     m.extra(joins, authn.Tokens),
+		Public:    m.joins.Public(),
+		Extra:     m.extra(authn.Tokens),
 		Log:       m.log,
 	})
 	if err != nil {
@@ -213,8 +214,8 @@ func (m *Master) assemble() error {
 }
 
 // extra are the paths for members and administrators, and the documents by which others verify service-account tokens.
-func (m *Master) extra(joins *join.Server, tokens *auth.Tokens) map[string]http.Handler {
-	paths := joins.Extra()
+func (m *Master) extra(tokens *auth.Tokens) map[string]http.Handler {
+	paths := m.joins.Extra()
 	for path, document := range map[string]func() ([]byte, error){auth.DiscoveryPath: tokens.Discovery, auth.JWKSPath: tokens.JWKS} {
 		paths[path] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			body, err := document()
