@@ -5,6 +5,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -13,37 +14,41 @@ import (
 
 func deployment() *Kind {
 	k := row[appsv1.Deployment, appsv1.DeploymentList](appsv1.SchemeGroupVersion, "Deployment", "deployments", "deploy")
-	spec := func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec }
-	status := func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status }
-	k.Categories = []string{"all"}
-	k.Default = defaulting(defaultDeployment)
-	k.Rules = Rules{
-		Prepare: preparing(func(d, old *appsv1.Deployment) {
-			keepStatus(spec, status)(d, old)
-			// Annotations are copied to the ReplicaSets, so the controller has to see their change as well.
-			if old != nil && !apiequality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
-				d.Generation = old.Generation + 1
+	k.Subresources = []Subresource{scale()}
+	doc := appsv1.DeploymentStatus{}.SwaggerDoc()
+	return workload[appsv1.Deployment, appsv1.DeploymentSpec, appsv1.DeploymentStatus, *appsv1.Deployment]{
+		spec:     func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec },
+		status:   func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status },
+		template: func(d *appsv1.Deployment) *corev1.PodTemplateSpec { return &d.Spec.Template },
+		at:       specTemplate(),
+		defaults: defaultDeployment,
+		// Annotations are copied to the ReplicaSets, so the controller has to see their change as well.
+		changed: func(d, old *appsv1.Deployment) bool {
+			return !apiequality.Semantic.DeepEqual(d.Annotations, old.Annotations)
+		},
+		prepareStatus:  func(d, old *appsv1.Deployment) { d.Labels = old.Labels },
+		validate:       validateDeployment,
+		validateStatus: validateDeploymentStatus,
+		columns: []metav1.TableColumnDefinition{
+			nameColumn(),
+			text("Ready", "Number of the pod with ready state"),
+			text("Up-to-date", doc["updatedReplicas"]),
+			text("Available", doc["availableReplicas"]),
+			ageColumn(),
+		},
+		cells: func(d *appsv1.Deployment, now time.Time) []any {
+			return []any{d.Name, fmt.Sprintf("%d/%d", d.Status.ReadyReplicas, ptr.Deref(d.Spec.Replicas, 0)),
+				int64(d.Status.UpdatedReplicas), int64(d.Status.AvailableReplicas), age(d.CreationTimestamp, now)}
+		},
+		selector: appsv1.DeploymentSpec{}.SwaggerDoc()["selector"],
+		selects: func(d *appsv1.Deployment) string {
+			s, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
+			if err != nil {
+				return "<invalid>"
 			}
-		}),
-		Validate: validating(checked(validateDeployment)),
-	}
-	k.Subresources = []Subresource{scale(), statusRules(Rules{
-		Prepare: preparing(func(d, old *appsv1.Deployment) {
-			keepSpec(spec)(d, old)
-			d.Labels = old.Labels
-		}),
-		Validate: validating(checked(validateDeploymentStatus)),
-	})}
-	statusDoc := appsv1.DeploymentStatus{}.SwaggerDoc()
-	k.Columns = append([]metav1.TableColumnDefinition{
-		nameColumn(),
-		text("Ready", "Number of the pod with ready state"),
-		text("Up-to-date", statusDoc["updatedReplicas"]),
-		text("Available", statusDoc["availableReplicas"]),
-		ageColumn(),
-	}, templateColumns(appsv1.DeploymentSpec{}.SwaggerDoc()["selector"])...)
-	k.Cells = printing(deploymentCells)
-	return k
+			return s.String()
+		},
+	}.on(k)
 }
 
 func defaultDeployment(d *appsv1.Deployment) {
@@ -57,15 +62,4 @@ func defaultDeployment(d *appsv1.Deployment) {
 	}
 	setDefaultPtr(&spec.RevisionHistoryLimit, 10)
 	setDefaultPtr(&spec.ProgressDeadlineSeconds, 600)
-	defaultPodSpec(&spec.Template.Spec)
-}
-
-func deploymentCells(d *appsv1.Deployment, now time.Time) []any {
-	names, images := containerCells(d.Spec.Template.Spec.Containers)
-	selector := "<invalid>"
-	if s, err := metav1.LabelSelectorAsSelector(d.Spec.Selector); err == nil {
-		selector = s.String()
-	}
-	return []any{d.Name, fmt.Sprintf("%d/%d", d.Status.ReadyReplicas, ptr.Deref(d.Spec.Replicas, 0)),
-		int64(d.Status.UpdatedReplicas), int64(d.Status.AvailableReplicas), age(d.CreationTimestamp, now), names, images, selector}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/utils/ptr"
@@ -12,36 +13,25 @@ import (
 
 func replicaSet() *Kind {
 	k := row[appsv1.ReplicaSet, appsv1.ReplicaSetList](appsv1.SchemeGroupVersion, "ReplicaSet", "replicasets", "rs")
-	spec := func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSetSpec { return &rs.Spec }
-	status := func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSetStatus { return &rs.Status }
-	k.Categories = []string{"all"}
-	k.Default = defaulting(func(rs *appsv1.ReplicaSet) {
-		setDefaultPtr(&rs.Spec.Replicas, 1)
-		defaultPodSpec(&rs.Spec.Template.Spec)
-	})
-	k.Rules = Rules{
-		Prepare:  preparing(keepStatus(spec, status)),
-		Validate: validating(checked(validateReplicaSet)),
-	}
-	k.Subresources = []Subresource{scale(), statusRules(Rules{
-		Prepare:  preparing(keepSpec(spec)),
-		Validate: validating(checked(validateReplicaSetStatus)),
-	})}
+	k.Subresources = []Subresource{scale()}
 	k.Fields = reading(func(rs *appsv1.ReplicaSet) fields.Set {
 		return fields.Set{"status.replicas": strconv.Itoa(int(rs.Status.Replicas))}
 	})
 	specDoc, statusDoc := appsv1.ReplicaSetSpec{}.SwaggerDoc(), appsv1.ReplicaSetStatus{}.SwaggerDoc()
-	k.Columns = append([]metav1.TableColumnDefinition{
-		nameColumn(),
-		number("Desired", specDoc["replicas"]),
-		number("Current", statusDoc["replicas"]),
-		number("Ready", statusDoc["readyReplicas"]),
-		ageColumn(),
-	}, templateColumns(specDoc["selector"])...)
-	k.Cells = printing(func(rs *appsv1.ReplicaSet, now time.Time) []any {
-		names, images := containerCells(rs.Spec.Template.Spec.Containers)
-		return []any{rs.Name, int64(ptr.Deref(rs.Spec.Replicas, 0)), int64(rs.Status.Replicas), int64(rs.Status.ReadyReplicas),
-			age(rs.CreationTimestamp, now), names, images, metav1.FormatLabelSelector(rs.Spec.Selector)}
-	})
-	return k
+	return workload[appsv1.ReplicaSet, appsv1.ReplicaSetSpec, appsv1.ReplicaSetStatus, *appsv1.ReplicaSet]{
+		spec:           func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSetSpec { return &rs.Spec },
+		status:         func(rs *appsv1.ReplicaSet) *appsv1.ReplicaSetStatus { return &rs.Status },
+		template:       func(rs *appsv1.ReplicaSet) *corev1.PodTemplateSpec { return &rs.Spec.Template },
+		at:             specTemplate(),
+		defaults:       func(rs *appsv1.ReplicaSet) { setDefaultPtr(&rs.Spec.Replicas, 1) },
+		validate:       validateReplicaSet,
+		validateStatus: validateReplicaSetStatus,
+		columns:        replicaColumns(specDoc["replicas"], statusDoc["replicas"], statusDoc["readyReplicas"]),
+		cells: func(rs *appsv1.ReplicaSet, now time.Time) []any {
+			return []any{rs.Name, int64(ptr.Deref(rs.Spec.Replicas, 0)), int64(rs.Status.Replicas), int64(rs.Status.ReadyReplicas),
+				age(rs.CreationTimestamp, now)}
+		},
+		selector: specDoc["selector"],
+		selects:  func(rs *appsv1.ReplicaSet) string { return metav1.FormatLabelSelector(rs.Spec.Selector) },
+	}.on(k)
 }

@@ -17,7 +17,7 @@ const (
 	unset   = "<unset>"
 )
 
-// text, number and wide build the column definitions of a table; wide columns are shown by -o wide only.
+// text, number, boolean and wide build the column definitions of a table; wide columns are shown by -o wide only.
 
 func text(name, description string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{Name: name, Type: "string", Description: description}
@@ -44,15 +44,6 @@ func nameColumn() metav1.TableColumnDefinition {
 
 func ageColumn() metav1.TableColumnDefinition {
 	return text("Age", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
-}
-
-// templateColumns describe the pods that a workload makes.
-func templateColumns(selector string) []metav1.TableColumnDefinition {
-	return []metav1.TableColumnDefinition{
-		wide(text("Containers", "Names of each container in the template.")),
-		wide(text("Images", "Images referenced by each container in the template.")),
-		wide(text("Selector", selector)),
-	}
 }
 
 // age is the time since t as kubectl shows it: "5m", "3d4h".
@@ -89,4 +80,12 @@ func some(items []string) string {
 		return strings.Join(items, ",")
 	}
 	return strings.Join(items[:shown], ",") + " + " + strconv.Itoa(len(items)-shown) + " more..."
+}
+
+// yesNo is how kubectl shows a boolean.
+func yesNo(b bool) string {
+	if b {
+		return "True"
+	}
+	return "False"
 }

@@ -183,12 +183,16 @@ func defaultVolume(v *corev1.Volume) {
 		s.PullPolicy = pullPolicy(s.Reference)
 	}
 	if s := v.Ephemeral; s != nil && s.VolumeClaimTemplate != nil {
-		claim := &s.VolumeClaimTemplate.Spec
-		setDefaultPtr(&claim.VolumeMode, corev1.PersistentVolumeFilesystem)
-		roundUp(claim.Resources.Limits)
-		roundUp(claim.Resources.Requests)
+		defaultClaimSpec(&s.VolumeClaimTemplate.Spec)
 	}
 	defaultNetworkVolume(v)
+}
+
+// defaultClaimSpec is for claims and for templates of claims.
+func defaultClaimSpec(claim *corev1.PersistentVolumeClaimSpec) {
+	setDefaultPtr(&claim.VolumeMode, corev1.PersistentVolumeFilesystem)
+	roundUp(claim.Resources.Limits)
+	roundUp(claim.Resources.Requests)
 }
 
 func defaultProjected(s *corev1.ProjectedVolumeSource) {

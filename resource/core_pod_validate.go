@@ -304,8 +304,8 @@ func restartsItself(spec *corev1.PodSpec, name string) bool {
 	return false
 }
 
-// podTemplate checks the template of a workload whose pods are always restarted.
-func podTemplate(f *findings, t *corev1.PodTemplateSpec, matches func(map[string]string) bool, workload string, path *field.Path) {
+// alwaysTemplate checks the template of a workload whose pods are always restarted.
+func alwaysTemplate(f *findings, t *corev1.PodTemplateSpec, matches func(map[string]string) bool, workload string, path *field.Path) {
 	if t == nil {
 		f.required(path, "")
 		return
@@ -313,6 +313,22 @@ func podTemplate(f *findings, t *corev1.PodTemplateSpec, matches func(map[string
 	if !matches(t.Labels) {
 		f.invalid(path.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`")
 	}
+	podTemplate(f, t, path)
+	restartedForEver(f, t, workload, path)
+}
+
+// restartedForEver: a workload that keeps its pods running cannot let them end.
+func restartedForEver(f *findings, t *corev1.PodTemplateSpec, workload string, path *field.Path) {
+	if r := t.Spec.RestartPolicy; r != corev1.RestartPolicyAlways {
+		f.add(field.NotSupported(path.Child("spec", "restartPolicy"), r, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
+	}
+	if t.Spec.ActiveDeadlineSeconds != nil {
+		f.forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+workload+" is not Supported")
+	}
+}
+
+// podTemplate checks any template of pods.
+func podTemplate(f *findings, t *corev1.PodTemplateSpec, path *field.Path) {
 	f.labels(path.Child("labels"), t.Labels)
 	f.add(apivalidation.ValidateAnnotations(t.Annotations, path.Child("annotations"))...)
 	podAnnotations(f, t.Annotations, &t.Spec, path.Child("annotations"))
@@ -320,12 +336,11 @@ func podTemplate(f *findings, t *corev1.PodTemplateSpec, matches func(map[string
 	if len(t.Spec.EphemeralContainers) > 0 {
 		f.forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
 	}
-	if r := t.Spec.RestartPolicy; r != corev1.RestartPolicyAlways {
-		f.add(field.NotSupported(path.Child("spec", "restartPolicy"), r, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
-	}
-	if t.Spec.ActiveDeadlineSeconds != nil {
-		f.forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+workload+" is not Supported")
-	}
+}
+
+func validatePodTemplates(f *findings, t, old *corev1.PodTemplate) {
+	metadata(f, t, old, true, apivalidation.NameIsDNSSubdomain)
+	podTemplate(f, &t.Template, field.NewPath("template"))
 }
 
 // selectedTemplate checks a label selector and a template that it has to match.
@@ -344,5 +359,5 @@ func selectedTemplate(f *findings, s *metav1.LabelSelector, t *corev1.PodTemplat
 		f.invalid(at, s, "invalid label selector")
 		return
 	}
-	podTemplate(f, t, func(l map[string]string) bool { return selector.Empty() || selector.Matches(labelSet(l)) }, "ReplicaSet", path.Child("template"))
+	alwaysTemplate(f, t, func(l map[string]string) bool { return selector.Empty() || selector.Matches(labelSet(l)) }, "ReplicaSet", path.Child("template"))
 }

@@ -15,39 +15,28 @@ import (
 func replicationController() *Kind {
 	k := row[corev1.ReplicationController, corev1.ReplicationControllerList](corev1.SchemeGroupVersion,
 		"ReplicationController", "replicationcontrollers", "rc")
-	spec := func(rc *corev1.ReplicationController) *corev1.ReplicationControllerSpec { return &rc.Spec }
-	status := func(rc *corev1.ReplicationController) *corev1.ReplicationControllerStatus { return &rc.Status }
-	k.Categories = []string{"all"}
 	k.Propagation = metav1.DeletePropagationOrphan // as since v1.0; kubectl asks for background by itself
-	k.Default = defaulting(defaultReplicationController)
-	k.Rules = Rules{
-		Prepare:  preparing(keepStatus(spec, status)),
-		Validate: validating(checked(validateReplicationController)),
-	}
-	k.Subresources = []Subresource{scale(), statusRules(Rules{
-		Prepare:  preparing(keepSpec(spec)),
-		Validate: validating(checked(validateReplicationControllerStatus)),
-	})}
+	k.Subresources = []Subresource{scale()}
 	k.Fields = reading(func(rc *corev1.ReplicationController) fields.Set {
 		return fields.Set{"status.replicas": strconv.Itoa(int(rc.Status.Replicas))}
 	})
 	specDoc, statusDoc := corev1.ReplicationControllerSpec{}.SwaggerDoc(), corev1.ReplicationControllerStatus{}.SwaggerDoc()
-	k.Columns = append([]metav1.TableColumnDefinition{
-		nameColumn(),
-		number("Desired", specDoc["replicas"]),
-		number("Current", statusDoc["replicas"]),
-		number("Ready", statusDoc["readyReplicas"]),
-		ageColumn(),
-	}, templateColumns(specDoc["selector"])...)
-	k.Cells = printing(func(rc *corev1.ReplicationController, now time.Time) []any {
-		var names, images string
-		if rc.Spec.Template != nil {
-			names, images = containerCells(rc.Spec.Template.Spec.Containers)
-		}
-		return []any{rc.Name, int64(ptr.Deref(rc.Spec.Replicas, 0)), int64(rc.Status.Replicas), int64(rc.Status.ReadyReplicas),
-			age(rc.CreationTimestamp, now), names, images, labels.FormatLabels(rc.Spec.Selector)}
-	})
-	return k
+	return workload[corev1.ReplicationController, corev1.ReplicationControllerSpec, corev1.ReplicationControllerStatus, *corev1.ReplicationController]{
+		spec:           func(rc *corev1.ReplicationController) *corev1.ReplicationControllerSpec { return &rc.Spec },
+		status:         func(rc *corev1.ReplicationController) *corev1.ReplicationControllerStatus { return &rc.Status },
+		template:       func(rc *corev1.ReplicationController) *corev1.PodTemplateSpec { return rc.Spec.Template },
+		at:             specTemplate(),
+		defaults:       defaultReplicationController,
+		validate:       validateReplicationController,
+		validateStatus: validateReplicationControllerStatus,
+		columns:        replicaColumns(specDoc["replicas"], statusDoc["replicas"], statusDoc["readyReplicas"]),
+		cells: func(rc *corev1.ReplicationController, now time.Time) []any {
+			return []any{rc.Name, int64(ptr.Deref(rc.Spec.Replicas, 0)), int64(rc.Status.Replicas), int64(rc.Status.ReadyReplicas),
+				age(rc.CreationTimestamp, now)}
+		},
+		selector: specDoc["selector"],
+		selects:  func(rc *corev1.ReplicationController) string { return labels.FormatLabels(rc.Spec.Selector) },
+	}.on(k)
 }
 
 // defaultReplicationController takes selector and labels from the template.
@@ -62,5 +51,4 @@ func defaultReplicationController(rc *corev1.ReplicationController) {
 	if len(rc.Labels) == 0 {
 		rc.Labels = maps.Clone(rc.Spec.Template.Labels)
 	}
-	defaultPodSpec(&rc.Spec.Template.Spec)
 }

@@ -36,11 +36,13 @@ type index struct {
 }
 
 func assemble() index {
-	event := coreEvent()
+	event, autoscaler := coreEvent(), horizontalPodAutoscaler()
 	rows := []*Kind{
-		namespace(), node(), pod(), service(), endpoints(), replicationController(),
+		namespace(), node(), pod(), podTemplates(), service(), endpoints(), replicationController(),
 		configMap(), secret(), serviceAccount(), event,
-		replicaSet(), deployment(),
+		replicaSet(), deployment(), daemonSet(), statefulSet(), controllerRevision(),
+		autoscaler, horizontalPodAutoscalerV1(autoscaler), job(), cronJob(),
+		podDisruptionBudget(), priorityClass(), runtimeClass(),
 		endpointSlice(), lease(), eventsEvent(event),
 		role(), clusterRole(), roleBinding(), clusterRoleBinding(),
 		deviceClass(), resourceClaim(), resourceClaimTemplate(), resourceSlice(), deviceTaintRule(),

@@ -26,7 +26,7 @@ func validateReplicationController(f *findings, rc, old *corev1.ReplicationContr
 		f.nonNegative(path.Child("replicas"), int64(*spec.Replicas))
 	}
 	selector := labels.SelectorFromSet(spec.Selector)
-	podTemplate(f, spec.Template, func(l map[string]string) bool { return selector.Matches(labelSet(l)) }, "ReplicationController", path.Child("template"))
+	alwaysTemplate(f, spec.Template, func(l map[string]string) bool { return selector.Matches(labelSet(l)) }, "ReplicationController", path.Child("template"))
 }
 
 func validateReplicaSet(f *findings, rs, old *appsv1.ReplicaSet) {
@@ -73,13 +73,10 @@ func deploymentStrategy(f *findings, s *appsv1.DeploymentStrategy, path *field.P
 			return
 		}
 		surge, unavailable := ptr.Deref(s.RollingUpdate.MaxSurge, intstr.IntOrString{}), ptr.Deref(s.RollingUpdate.MaxUnavailable, intstr.IntOrString{})
-		amount, percent := intOrPercent(f, unavailable, rolling.Child("maxUnavailable"))
+		amount := share(f, unavailable, rolling.Child("maxUnavailable"))
 		more, _ := intOrPercent(f, surge, rolling.Child("maxSurge"))
 		if amount == 0 && more == 0 {
 			f.invalid(rolling.Child("maxUnavailable"), unavailable, "may not be 0 when `maxSurge` is 0")
-		}
-		if percent && amount > 100 {
-			f.invalid(rolling.Child("maxUnavailable"), unavailable, "must not be greater than 100%")
 		}
 	default:
 		f.add(field.NotSupported(path, s, []appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType}))
@@ -99,6 +96,15 @@ func intOrPercent(f *findings, v intstr.IntOrString, path *field.Path) (amount i
 	}
 	amount, _ = intstr.GetScaledValueFromIntOrPercent(&v, 100, false)
 	return amount, true
+}
+
+// share is a number or a percentage of at most 100.
+func share(f *findings, v intstr.IntOrString, path *field.Path) (amount int) {
+	amount, percent := intOrPercent(f, v, path)
+	if percent && amount > 100 {
+		f.invalid(path, v, "must not be greater than 100%")
+	}
+	return amount
 }
 
 // replicaCounts are the numbers that every workload reports; what is counted cannot be more than there is.
