@@ -36,7 +36,7 @@ install: build ## install the binary to /usr/local/bin (see deploy/ for the serv
 
 ##@ Develop
 .PHONY: test
-test: deps build images ## everything: unit, integration with real containers, whole clusters, failover (root, ~15 min)
+test: deps build images bin/kubectl-1.20 ## everything: unit, integration with real containers, whole clusters, failover (root, ~15 min)
 	test/run
 
 .PHONY: test-long
@@ -114,6 +114,11 @@ bin/conformance/images.tar.gz: bin/conformance/agnhost $(wildcard cmd/mkimage/*.
 
 bin/conformance/run: $(wildcard test/conformance/run/*.go)
 	go build -C test/conformance -o $(CURDIR)/$@ ./run
+
+# Debian's kubectl, from its package but not installed: users have it, and its client is seventeen releases old.
+bin/kubectl-1.20:
+	@mkdir -p bin && dir=$$(mktemp -d) && chmod 0755 $$dir && cd $$dir && apt-get download -qq kubernetes-client && dpkg -x kubernetes-client_*.deb . && \
+	  install -m 0755 usr/bin/kubectl $(CURDIR)/$@ && rm -rf $$dir
 
 bin/kload: $(wildcard $(KLOAD)/*.go)
 	go build -C $(KLOAD) -o $(CURDIR)/$@ .

@@ -30,6 +30,7 @@ func TestCluster(t *testing.T) {
 		{"UpShowsTheDemo", upShowsTheDemo},
 		{"KubectlCommands", kubectlCommands},
 		{"UnmodifiedKubectl", unmodifiedKubectl},
+		{"OldKubectl", oldKubectl},
 		{"LogsAndExec", logsAndExec},
 		{"Streams", streams},
 		{"PortForward", portForward},
