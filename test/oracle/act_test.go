@@ -108,7 +108,7 @@ func (a act) upstream(c counterpart) outcome {
 	}
 	var to recorder
 	if a.old == nil {
-		if err = stamp(obj); err == nil {
+		if err = errors.Join(stamp(obj), a.begin(c, obj, nil)); err == nil {
 			err = rest.BeforeCreate(c.main, a.requestContext(&to), obj)
 		}
 	} else {
@@ -120,10 +120,15 @@ func (a act) upstream(c counterpart) outcome {
 		if a.sub != "" {
 			s = c.sub[a.sub]
 		}
-		err = rest.BeforeUpdate(s, a.requestContext(&to), obj, old)
+		if err = a.begin(c, obj, old); err == nil {
+			err = rest.BeforeUpdate(s, a.requestContext(&to), obj, old)
+		}
 	}
 	if err != nil {
 		return result(nil, err, to.texts)
+	}
+	if c.store != nil && c.store.Decorator != nil {
+		c.store.Decorator(obj)
 	}
 	served, err := external(obj, a.kind.GroupVersion())
 	return result(served, err, to.texts)
@@ -167,7 +172,7 @@ func result(obj runtime.Object, err error, warnings []string) outcome {
 	case err != nil:
 		o.failure = err.Error()
 	default:
-		o.object = generic(obj)
+		o.object = plain(obj)
 	}
 	return o
 }

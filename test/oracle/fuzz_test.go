@@ -52,7 +52,7 @@ func generated(t *testing.T, k *resource.Kind) []sample {
 		m.SetFinalizers(nil)
 		m.SetDeletionTimestamp(nil)
 		m.SetDeletionGracePeriodSeconds(nil)
-		doc, ok := generic(served).(map[string]any)
+		doc, ok := plain(served).(map[string]any)
 		if !ok {
 			continue // a value that JSON has no form for
 		}

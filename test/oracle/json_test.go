@@ -21,8 +21,8 @@ import (
 	"mgr/resource"
 )
 
-// generic is an object as JSON, without type, empty values and what differs by design of the encoder.
-func generic(obj runtime.Object) any {
+// plain is an object as JSON, without type, empty values and what differs by design of the encoder.
+func plain(obj runtime.Object) any {
 	text, err := json.Marshal(obj)
 	if err != nil {
 		return "not JSON: " + err.Error()

@@ -2,7 +2,6 @@ package oracle
 
 import (
 	"context"
-	"fmt"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -54,7 +53,7 @@ func (s *ours) prepare(ctx context.Context, obj, old runtime.Object) {
 		s.rules.Prepare(ctx, obj, old)
 	}
 	if s.main && s.kind.Allocate != nil {
-		s.err = s.kind.Allocate(obj, old, ranges{})
+		s.err = s.kind.Allocate(obj, old, &ranges{})
 	}
 }
 
@@ -79,20 +78,3 @@ func (s *ours) WarningsOnUpdate(ctx context.Context, obj, old runtime.Object) []
 	}
 	return s.rules.Warn(ctx, obj, old)
 }
-
-// ranges assigns the same values to every object.
-type ranges struct{}
-
-func (ranges) Pick(space string) (string, error) {
-	switch space {
-	case "clusterip":
-		return "10.43.0.9", nil
-	case "nodeport":
-		return "31000", nil
-	case "podcidr":
-		return "10.42.7.0/24", nil
-	}
-	return "", fmt.Errorf("no space %q", space)
-}
-
-func (ranges) Check(string, string) error { return nil }

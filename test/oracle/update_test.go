@@ -3,6 +3,8 @@ package oracle
 import (
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"mgr/resource"
 )
 
@@ -59,7 +61,12 @@ func updates(t *testing.T, k *resource.Kind, c counterpart, sub string) {
 // stored is what a create makes of the sample, with the status that the sample has; nil when it is refused.
 func stored(t *testing.T, k *resource.Kind, s sample) *sample {
 	t.Helper()
-	made := act{kind: k, obj: s.obj}.ours()
+	obj := s.obj.DeepCopyObject()
+	var running []corev1.EphemeralContainer
+	if p, ok := obj.(*corev1.Pod); ok {
+		running, p.Spec.EphemeralContainers = p.Spec.EphemeralContainers, nil // not in a create
+	}
+	made := act{kind: k, obj: obj}.ours()
 	doc, ok := made.object.(map[string]any)
 	if !ok {
 		return nil
@@ -69,6 +76,9 @@ func stored(t *testing.T, k *resource.Kind, s sample) *sample {
 	}
 	for _, key := range []string{"apiVersion", "kind"} {
 		doc[key] = s.doc[key]
+	}
+	if p, ok := s.obj.(*corev1.Pod); ok && running != nil {
+		doc["spec"].(map[string]any)["ephemeralContainers"] = child(plain(p), "spec")["ephemeralContainers"]
 	}
 	doc = apply(doc, []any{"metadata", "resourceVersion"}, "7").(map[string]any)
 	old := decode(k, s.name, doc)

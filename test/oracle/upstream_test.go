@@ -9,9 +9,11 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
-	_ "k8s.io/kubernetes/pkg/api/testing" // registers every group
+	_ "k8s.io/kubernetes/pkg/api/testing" // registers nearly every group
+	_ "k8s.io/kubernetes/pkg/apis/storagemigration/install"
 	"k8s.io/kubernetes/pkg/registry/apps/controllerrevision"
 	"k8s.io/kubernetes/pkg/registry/apps/daemonset"
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
@@ -81,6 +83,8 @@ type counterpart struct {
 	sub  map[string]rest.RESTUpdateStrategy // by name of the subresource
 	// attrs is nil for kinds that can only be selected by name and namespace.
 	attrs attributes
+	// store is set for kinds with more than strategies (hooks_test.go).
+	store *genericregistry.Store
 }
 
 type subresources = map[string]rest.RESTUpdateStrategy
@@ -93,74 +97,82 @@ func upstream(r schema.GroupResource) (counterpart, bool) {
 		"": upstreamCore, "apps": upstreamApps, "resource.k8s.io": upstreamDRA, "storage.k8s.io": upstreamStorage,
 		"networking.k8s.io": upstreamNetworking, "rbac.authorization.k8s.io": upstreamRBAC,
 	}
-	if in, ok := groups[r.Group]; ok {
-		return in(r.Resource)
+	c, ok := upstreamOther(r)
+	if in := groups[r.Group]; in != nil {
+		c, ok = in(r.Resource)
 	}
-	return upstreamOther(r)
+	if r.Group == "" {
+		store, err := storeOf(r.Resource)
+		if err != nil {
+			return c, false
+		}
+		c.store = store
+	}
+	return c, ok
 }
 
 func upstreamCore(name string) (counterpart, bool) {
 	c, ok := map[string]counterpart{
-		"configmaps":             {configmap.Strategy, nil, configmap.GetAttrs},
-		"endpoints":              {endpoint.Strategy, nil, nil},
-		"events":                 {event.Strategy, nil, event.GetAttrs},
-		"limitranges":            {limitrange.Strategy, nil, nil},
-		"namespaces":             {namespace.Strategy, subresources{"status": namespace.StatusStrategy, "finalize": namespace.FinalizeStrategy}, namespace.GetAttrs},
-		"nodes":                  {node.Strategy, status(node.StatusStrategy), node.GetAttrs},
-		"persistentvolumes":      {persistentvolume.Strategy, status(persistentvolume.StatusStrategy), persistentvolume.GetAttrs},
-		"persistentvolumeclaims": {persistentvolumeclaim.Strategy, status(persistentvolumeclaim.StatusStrategy), persistentvolumeclaim.GetAttrs},
-		"pods": {pod.Strategy, subresources{"status": pod.StatusStrategy, "ephemeralcontainers": pod.EphemeralContainersStrategy,
-			"resize": pod.ResizeStrategy}, pod.GetAttrs},
-		"podtemplates":           {podtemplate.Strategy, nil, nil},
-		"replicationcontrollers": {replicationcontroller.Strategy, status(replicationcontroller.StatusStrategy), replicationcontroller.GetAttrs},
-		"resourcequotas":         {resourcequota.Strategy, status(resourcequota.StatusStrategy), nil},
-		"secrets":                {secret.Strategy, nil, secret.GetAttrs},
-		"services":               {service.Strategy, status(service.StatusStrategy), service.GetAttrs},
-		"serviceaccounts":        {serviceaccount.Strategy, nil, nil},
+		"configmaps":             {main: configmap.Strategy, attrs: configmap.GetAttrs},
+		"endpoints":              {main: endpoint.Strategy},
+		"events":                 {main: event.Strategy, attrs: event.GetAttrs},
+		"limitranges":            {main: limitrange.Strategy},
+		"namespaces":             {main: namespace.Strategy, sub: subresources{"status": namespace.StatusStrategy, "finalize": namespace.FinalizeStrategy}, attrs: namespace.GetAttrs},
+		"nodes":                  {main: node.Strategy, sub: status(node.StatusStrategy), attrs: node.GetAttrs},
+		"persistentvolumes":      {main: persistentvolume.Strategy, sub: status(persistentvolume.StatusStrategy), attrs: persistentvolume.GetAttrs},
+		"persistentvolumeclaims": {main: persistentvolumeclaim.Strategy, sub: status(persistentvolumeclaim.StatusStrategy), attrs: persistentvolumeclaim.GetAttrs},
+		"pods": {main: pod.Strategy, sub: subresources{"status": pod.StatusStrategy, "ephemeralcontainers": pod.EphemeralContainersStrategy,
+			"resize": pod.ResizeStrategy}, attrs: pod.GetAttrs},
+		"podtemplates":           {main: podtemplate.Strategy},
+		"replicationcontrollers": {main: replicationcontroller.Strategy, sub: status(replicationcontroller.StatusStrategy), attrs: replicationcontroller.GetAttrs},
+		"resourcequotas":         {main: resourcequota.Strategy, sub: status(resourcequota.StatusStrategy)},
+		"secrets":                {main: secret.Strategy, attrs: secret.GetAttrs},
+		"services":               {main: service.Strategy, sub: status(service.StatusStrategy), attrs: service.GetAttrs},
+		"serviceaccounts":        {main: serviceaccount.Strategy},
 	}[name]
 	return c, ok
 }
 
 func upstreamApps(name string) (counterpart, bool) {
 	c, ok := map[string]counterpart{
-		"controllerrevisions": {controllerrevision.Strategy, nil, nil},
-		"daemonsets":          {daemonset.Strategy, status(daemonset.StatusStrategy), nil},
-		"deployments":         {deployment.Strategy, status(deployment.StatusStrategy), nil},
-		"replicasets":         {replicaset.Strategy, status(replicaset.StatusStrategy), replicaset.GetAttrs},
-		"statefulsets":        {statefulset.Strategy, status(statefulset.StatusStrategy), nil},
+		"controllerrevisions": {main: controllerrevision.Strategy},
+		"daemonsets":          {main: daemonset.Strategy, sub: status(daemonset.StatusStrategy)},
+		"deployments":         {main: deployment.Strategy, sub: status(deployment.StatusStrategy)},
+		"replicasets":         {main: replicaset.Strategy, sub: status(replicaset.StatusStrategy), attrs: replicaset.GetAttrs},
+		"statefulsets":        {main: statefulset.Strategy, sub: status(statefulset.StatusStrategy)},
 	}[name]
 	return c, ok
 }
 
 func upstreamNetworking(name string) (counterpart, bool) {
 	c, ok := map[string]counterpart{
-		"ingresses":       {ingress.Strategy, status(ingress.StatusStrategy), nil},
-		"ingressclasses":  {ingressclass.Strategy, nil, nil},
-		"ipaddresses":     {ipaddress.Strategy, nil, nil},
-		"networkpolicies": {networkpolicy.Strategy, nil, nil},
-		"servicecidrs":    {servicecidr.Strategy, status(servicecidr.StatusStrategy), nil},
+		"ingresses":       {main: ingress.Strategy, sub: status(ingress.StatusStrategy)},
+		"ingressclasses":  {main: ingressclass.Strategy},
+		"ipaddresses":     {main: ipaddress.Strategy},
+		"networkpolicies": {main: networkpolicy.Strategy},
+		"servicecidrs":    {main: servicecidr.Strategy, sub: status(servicecidr.StatusStrategy)},
 	}[name]
 	return c, ok
 }
 
 func upstreamRBAC(name string) (counterpart, bool) {
 	c, ok := map[string]counterpart{
-		"clusterroles":        {clusterrole.Strategy, nil, nil},
-		"clusterrolebindings": {clusterrolebinding.Strategy, nil, nil},
-		"roles":               {role.Strategy, nil, nil},
-		"rolebindings":        {rolebinding.Strategy, nil, nil},
+		"clusterroles":        {main: clusterrole.Strategy},
+		"clusterrolebindings": {main: clusterrolebinding.Strategy},
+		"roles":               {main: role.Strategy},
+		"rolebindings":        {main: rolebinding.Strategy},
 	}[name]
 	return c, ok
 }
 
 func upstreamStorage(name string) (counterpart, bool) {
 	c, ok := map[string]counterpart{
-		"csidrivers":              {csidriver.Strategy, nil, nil},
-		"csinodes":                {csinode.Strategy, nil, nil},
-		"csistoragecapacities":    {csistoragecapacity.Strategy, nil, nil},
-		"storageclasses":          {storageclass.Strategy, nil, nil},
-		"volumeattachments":       {volumeattachment.Strategy, status(volumeattachment.StatusStrategy), nil},
-		"volumeattributesclasses": {volumeattributesclass.Strategy, nil, nil},
+		"csidrivers":              {main: csidriver.Strategy},
+		"csinodes":                {main: csinode.Strategy},
+		"csistoragecapacities":    {main: csistoragecapacity.Strategy},
+		"storageclasses":          {main: storageclass.Strategy},
+		"volumeattachments":       {main: volumeattachment.Strategy, sub: status(volumeattachment.StatusStrategy)},
+		"volumeattributesclasses": {main: volumeattributesclass.Strategy},
 	}[name]
 	return c, ok
 }
@@ -168,33 +180,33 @@ func upstreamStorage(name string) (counterpart, bool) {
 func upstreamDRA(name string) (counterpart, bool) {
 	claims := resourceclaim.NewStrategy(labelled{}, nil)
 	c, ok := map[string]counterpart{
-		"deviceclasses":          {deviceclass.Strategy, nil, nil},
-		"devicetaintrules":       {devicetaintrule.Strategy, status(devicetaintrule.StatusStrategy), nil},
-		"resourceclaims":         {claims, status(resourceclaim.NewStatusStrategy(claims)), resourceclaim.GetAttrs},
-		"resourceclaimtemplates": {resourceclaimtemplate.NewStrategy(labelled{}), nil, resourceclaimtemplate.GetAttrs},
-		"resourceslices":         {resourceslice.Strategy, nil, resourceslice.GetAttrs},
+		"deviceclasses":          {main: deviceclass.Strategy},
+		"devicetaintrules":       {main: devicetaintrule.Strategy, sub: status(devicetaintrule.StatusStrategy)},
+		"resourceclaims":         {main: claims, sub: status(resourceclaim.NewStatusStrategy(claims)), attrs: resourceclaim.GetAttrs},
+		"resourceclaimtemplates": {main: resourceclaimtemplate.NewStrategy(labelled{}), attrs: resourceclaimtemplate.GetAttrs},
+		"resourceslices":         {main: resourceslice.Strategy, attrs: resourceslice.GetAttrs},
 	}[name]
 	return c, ok
 }
 
 func upstreamOther(r schema.GroupResource) (counterpart, bool) {
 	c, ok := map[string]counterpart{
-		"cronjobs.batch": {cronjob.Strategy, status(cronjob.StatusStrategy), nil},
-		"jobs.batch":     {job.Strategy, status(job.StatusStrategy), job.GetAttrs},
-		"horizontalpodautoscalers.autoscaling": {horizontalpodautoscaler.Strategy,
-			status(horizontalpodautoscaler.StatusStrategy), nil},
-		"certificatesigningrequests.certificates.k8s.io": {certificates.Strategy,
-			subresources{"status": certificates.StatusStrategy, "approval": certificates.ApprovalStrategy}, certificates.GetAttrs},
-		"leases.coordination.k8s.io":                       {lease.Strategy, nil, nil},
-		"endpointslices.discovery.k8s.io":                  {endpointslice.Strategy, nil, nil},
-		"events.events.k8s.io":                             {event.Strategy, nil, event.GetAttrs},
-		"runtimeclasses.node.k8s.io":                       {runtimeclass.Strategy, nil, nil},
-		"poddisruptionbudgets.policy":                      {poddisruptionbudget.Strategy, status(poddisruptionbudget.StatusStrategy), nil},
-		"priorityclasses.scheduling.k8s.io":                {priorityclass.Strategy, nil, nil},
-		"storageversionmigrations.storagemigration.k8s.io": {storagemigration.Strategy, status(storagemigration.StatusStrategy), nil},
-		"flowschemas.flowcontrol.apiserver.k8s.io":         {flowschema.Strategy, status(flowschema.StatusStrategy), nil},
-		"prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": {prioritylevelconfiguration.Strategy,
-			status(prioritylevelconfiguration.StatusStrategy), nil},
+		"cronjobs.batch": {main: cronjob.Strategy, sub: status(cronjob.StatusStrategy)},
+		"jobs.batch":     {main: job.Strategy, sub: status(job.StatusStrategy), attrs: job.GetAttrs},
+		"horizontalpodautoscalers.autoscaling": {main: horizontalpodautoscaler.Strategy,
+			sub: status(horizontalpodautoscaler.StatusStrategy)},
+		"certificatesigningrequests.certificates.k8s.io": {main: certificates.Strategy,
+			sub: subresources{"status": certificates.StatusStrategy, "approval": certificates.ApprovalStrategy}, attrs: certificates.GetAttrs},
+		"leases.coordination.k8s.io":                       {main: lease.Strategy},
+		"endpointslices.discovery.k8s.io":                  {main: endpointslice.Strategy},
+		"events.events.k8s.io":                             {main: event.Strategy, attrs: event.GetAttrs},
+		"runtimeclasses.node.k8s.io":                       {main: runtimeclass.Strategy},
+		"poddisruptionbudgets.policy":                      {main: poddisruptionbudget.Strategy, sub: status(poddisruptionbudget.StatusStrategy)},
+		"priorityclasses.scheduling.k8s.io":                {main: priorityclass.Strategy},
+		"storageversionmigrations.storagemigration.k8s.io": {main: storagemigration.Strategy, sub: status(storagemigration.StatusStrategy)},
+		"flowschemas.flowcontrol.apiserver.k8s.io":         {main: flowschema.Strategy, sub: status(flowschema.StatusStrategy)},
+		"prioritylevelconfigurations.flowcontrol.apiserver.k8s.io": {main: prioritylevelconfiguration.Strategy,
+			sub: status(prioritylevelconfiguration.StatusStrategy)},
 	}[r.String()]
 	return c, ok
 }
