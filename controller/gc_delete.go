@@ -33,25 +33,69 @@ func (c *garbageCollector) reconcile(ctx context.Context, key string) error {
 
 // orphan frees the dependents of o, then lets o go.
 func (c *garbageCollector) orphan(ctx context.Context, k *collectedKind, o metav1.Object) error {
-	err := inParallel(c.dependents(o.GetUID()), func(d dependent) error {
+	free := func(d dependent) error {
 		return c.dropRefs(ctx, d.kind, d.Object, func(ref metav1.OwnerReference) bool { return ref.UID == o.GetUID() })
-	})
+	}
+	if err := inParallel(c.dependents(o.GetUID()), free); err != nil {
+		return fmt.Errorf("orphan the dependents: %w", err)
+	}
+	late, err := c.liveDependents(ctx, k, o)
 	if err != nil {
+		return err
+	}
+	if err := inParallel(late, free); err != nil {
 		return fmt.Errorf("orphan the dependents: %w", err)
 	}
 	return c.dropFinalizer(ctx, k, o, metav1.FinalizerOrphanDependents)
 }
 
-// finishForeground lets o go when no dependent blocks it any more; their own keys see to their deletion.
+// finishForeground lets o go when no dependent blocks it any more; their own keys see to their deletion, and bring o's key back.
 func (c *garbageCollector) finishForeground(ctx context.Context, k *collectedKind, o metav1.Object) error {
-	for _, d := range c.dependents(o.GetUID()) {
-		for _, ref := range d.GetOwnerReferences() {
-			if ref.UID == o.GetUID() && ptr.Deref(ref.BlockOwnerDeletion, false) {
-				return nil
-			}
-		}
+	blocks := func(d dependent) bool {
+		return slices.ContainsFunc(d.GetOwnerReferences(), func(ref metav1.OwnerReference) bool {
+			return ref.UID == o.GetUID() && ptr.Deref(ref.BlockOwnerDeletion, false)
+		})
+	}
+	if slices.ContainsFunc(c.dependents(o.GetUID()), blocks) {
+		return nil
+	}
+	if late, err := c.liveDependents(ctx, k, o); err != nil || slices.ContainsFunc(late, blocks) {
+		return err
 	}
 	return c.dropFinalizer(ctx, k, o, metav1.FinalizerDeleteDependents)
+}
+
+// liveDependents reads the dependents of o past the caches. Each kind has a cache of its own, so that of the owner can be
+// ahead of those of its dependents, most of all just after this master began to lead; an owner that went too early would
+// take with it what should have been orphaned.
+func (c *garbageCollector) liveDependents(ctx context.Context, of *collectedKind, o metav1.Object) ([]dependent, error) {
+	type scan struct {
+		kind  *collectedKind
+		found []dependent
+	}
+	var scans []*scan
+	for _, k := range c.kinds {
+		if k.Namespaced || !of.Namespaced { // an owner with a namespace owns only what is in it
+			scans = append(scans, &scan{kind: k})
+		}
+	}
+	err := inParallel(scans, func(s *scan) error {
+		list, err := c.metadata.Resource(s.kind.GroupVersionResource).Namespace(o.GetNamespace()).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return fmt.Errorf("look for dependents among %s: %w", s.kind.GroupResource(), err)
+		}
+		for i := range list.Items {
+			if slices.ContainsFunc(list.Items[i].OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == o.GetUID() }) {
+				s.found = append(s.found, dependent{s.kind, &list.Items[i]})
+			}
+		}
+		return nil
+	})
+	var out []dependent
+	for _, s := range scans {
+		out = append(out, s.found...)
+	}
+	return out, err
 }
 
 // owners sorts an object's owner references by what they are good for.

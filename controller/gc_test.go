@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 )
 
@@ -127,6 +130,55 @@ func TestForegroundWaitsForItsDependents(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The caches of two kinds are not equally far; one that never hears of a dependent is the worst case.
+func TestDependentsThatTheCacheLacks(t *testing.T) {
+	for policy, want := range map[metav1.DeletionPropagation]string{
+		metav1.DeletePropagationOrphan:     "b",
+		metav1.DeletePropagationForeground: "a b<a", // a waits for b
+	} {
+		c := newCluster(t)
+		ctx, maps := t.Context(), c.Client.CoreV1().ConfigMaps("default")
+		lw := cache.NewFilteredListWatchFromClient(c.Client.CoreV1().RESTClient(), "configmaps", "default",
+			func(o *metav1.ListOptions) { o.LabelSelector = "!unheard" })
+		deaf := cache.NewSharedIndexInformer(lw, &corev1.ConfigMap{}, 0, cache.Indexers{byOwner: indexByOwner})
+		var ended sync.WaitGroup
+		ended.Go(func() { deaf.RunWithContext(ctx) })
+		t.Cleanup(ended.Wait)
+		made := c.graph("a b", "b<a!")
+		made["b"].Labels = map[string]string{"unheard": ""}
+		c.must(maps.Update(ctx, made["b"], metav1.UpdateOptions{}))
+		c.eventually("the cache has a alone", func() error {
+			if keys := deaf.GetStore().ListKeys(); !slices.Equal(keys, []string{"default/a"}) {
+				return fmt.Errorf("it has %v", keys)
+			}
+			return nil
+		})
+		c.lead(func(cfg *Config) {
+			cfg.Informer = func(gvr schema.GroupVersionResource) (cache.SharedIndexInformer, error) {
+				if gvr.Resource == "configmaps" {
+					return deaf, nil
+				}
+				g, err := cfg.Informers.ForResource(gvr)
+				if err != nil {
+					return nil, err
+				}
+				return g.Informer(), nil
+			}
+		})
+		c.must(nil, maps.Delete(ctx, "a", metav1.DeleteOptions{PropagationPolicy: &policy}))
+		c.eventually(string(policy), func() error {
+			if got := c.left(); got != want {
+				return fmt.Errorf("%q is left, want %q", got, want)
+			}
+			return nil
+		})
+		c.quiet()
+		if got := c.left(); got != want {
+			t.Errorf("%s: later %q is left, want %q", policy, got, want)
+		}
+	}
 }
 
 func TestOwnersThatNeverWere(t *testing.T) {
