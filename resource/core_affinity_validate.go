@@ -21,7 +21,7 @@ func (v *podSpecValidator) affinity(a *corev1.Affinity, path *field.Path) {
 	if n := a.NodeAffinity; n != nil {
 		at := path.Child("nodeAffinity")
 		if n.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-			v.nodeSelector(n.RequiredDuringSchedulingIgnoredDuringExecution, at.Child(required))
+			v.nodeSelector(n.RequiredDuringSchedulingIgnoredDuringExecution, true, at.Child(required))
 		}
 		for i, term := range n.PreferredDuringSchedulingIgnoredDuringExecution {
 			v.weight(term.Weight, at.Child(preferred).Index(i))
@@ -44,24 +44,25 @@ func (v *podSpecValidator) weight(w int32, at *field.Path) {
 	}
 }
 
-func (v *podSpecValidator) nodeSelector(s *corev1.NodeSelector, path *field.Path) {
+// nodeSelector; values says whether they must be possible values of labels.
+func (f *findings) nodeSelector(s *corev1.NodeSelector, values bool, path *field.Path) {
 	at := path.Child("nodeSelectorTerms")
 	if len(s.NodeSelectorTerms) == 0 {
-		v.required(at, "must have at least one node selector term")
+		f.required(at, "must have at least one node selector term")
 	}
 	for i := range s.NodeSelectorTerms {
-		v.nodeSelectorTerm(&s.NodeSelectorTerms[i], true, at.Index(i))
+		f.nodeSelectorTerm(&s.NodeSelectorTerms[i], values, at.Index(i))
 	}
 }
 
 // nodeSelectorTerm; values are only checked where they are required to match.
-func (v *podSpecValidator) nodeSelectorTerm(t *corev1.NodeSelectorTerm, values bool, path *field.Path) {
+func (f *findings) nodeSelectorTerm(t *corev1.NodeSelectorTerm, values bool, path *field.Path) {
 	for i, r := range t.MatchExpressions {
 		at := path.Child("matchExpressions").Index(i)
-		v.nodeRequirement(r, at)
-		v.add(metav1validation.ValidateLabelName(r.Key, at.Child("key"))...)
+		f.nodeRequirement(r, at)
+		f.add(metav1validation.ValidateLabelName(r.Key, at.Child("key"))...)
 		for j := 0; values && j < len(r.Values); j++ {
-			v.invalid(at.Child("values").Index(j), r.Values[j], validation.IsValidLabelValue(r.Values[j])...)
+			f.invalid(at.Child("values").Index(j), r.Values[j], validation.IsValidLabelValue(r.Values[j])...)
 		}
 	}
 	for i, r := range t.MatchFields {
@@ -69,39 +70,39 @@ func (v *podSpecValidator) nodeSelectorTerm(t *corev1.NodeSelectorTerm, values b
 		switch r.Operator {
 		case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
 			if len(r.Values) != 1 {
-				v.required(at.Child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector")
+				f.required(at.Child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector")
 			}
 		default:
-			v.invalid(at.Child("operator"), r.Operator, "not a valid selector operator")
+			f.invalid(at.Child("operator"), r.Operator, "not a valid selector operator")
 		}
 		if r.Key != metav1.ObjectNameField {
-			v.invalid(at.Child("key"), r.Key, "not a valid field selector key")
+			f.invalid(at.Child("key"), r.Key, "not a valid field selector key")
 			continue
 		}
 		for j, value := range r.Values {
-			v.invalid(at.Child("values").Index(j), value, apivalidation.NameIsDNSSubdomain(value, false)...)
+			f.invalid(at.Child("values").Index(j), value, apivalidation.NameIsDNSSubdomain(value, false)...)
 		}
 	}
 }
 
 // nodeRequirement: each operator has its number of values.
-func (v *podSpecValidator) nodeRequirement(r corev1.NodeSelectorRequirement, at *field.Path) {
+func (f *findings) nodeRequirement(r corev1.NodeSelectorRequirement, at *field.Path) {
 	values := at.Child("values")
 	switch r.Operator {
 	case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
 		if len(r.Values) == 0 {
-			v.required(values, "must be specified when `operator` is 'In' or 'NotIn'")
+			f.required(values, "must be specified when `operator` is 'In' or 'NotIn'")
 		}
 	case corev1.NodeSelectorOpExists, corev1.NodeSelectorOpDoesNotExist:
 		if len(r.Values) > 0 {
-			v.forbidden(values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+			f.forbidden(values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
 		}
 	case corev1.NodeSelectorOpGt, corev1.NodeSelectorOpLt:
 		if len(r.Values) != 1 {
-			v.required(values, "must be specified single value when `operator` is 'Lt' or 'Gt'")
+			f.required(values, "must be specified single value when `operator` is 'Lt' or 'Gt'")
 		}
 	default:
-		v.invalid(at.Child("operator"), r.Operator, "not a valid selector operator")
+		f.invalid(at.Child("operator"), r.Operator, "not a valid selector operator")
 	}
 }
 

@@ -2,6 +2,7 @@ package resource
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 )
 
@@ -133,4 +135,39 @@ func accessModes(modes []corev1.PersistentVolumeAccessMode) string {
 		}
 	}
 	return strings.Join(short, ",")
+}
+
+// warnPersistentVolume points at what is deprecated and at volumes that nothing can mount any more.
+func warnPersistentVolume(pv, _ *corev1.PersistentVolume) []string {
+	var warnings []string
+	warn := func(path *field.Path, why string) { warnings = append(warnings, fmt.Sprintf("%s: %s", path, why)) }
+	for _, a := range []struct{ name, why string }{
+		{corev1.BetaStorageClassAnnotation, `deprecated since v1.8; use "storageClassName" attribute instead`},
+		{betaMountOptions, `deprecated since v1.31; use "mountOptions" attribute instead`},
+	} {
+		if _, found := pv.Annotations[a.name]; found {
+			warn(field.NewPath("metadata", "annotations").Key(a.name), a.why)
+		}
+	}
+	path, s := field.NewPath("spec"), &pv.Spec
+	if s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		warn(path.Child("persistentVolumeReclaimPolicy"),
+			"The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
+	}
+	if s.NodeAffinity != nil && s.NodeAffinity.Required != nil {
+		warnings = append(warnings, nodeTermWarnings(s.NodeAffinity.Required.NodeSelectorTerms, path.Child("nodeAffinity", "required", "nodeSelectorTerms"))...)
+	}
+	for _, v := range []struct {
+		set              bool
+		name             string
+		deprecated, gone int // in 1.x
+	}{
+		{s.CephFS != nil, "cephfs", 28, 31}, {s.PhotonPersistentDisk != nil, "photonPersistentDisk", 11, 16}, {s.ScaleIO != nil, "scaleIO", 16, 22},
+		{s.StorageOS != nil, "storageOS", 22, 25}, {s.Glusterfs != nil, "glusterfs", 25, 26}, {s.RBD != nil, "rbd", 28, 31},
+	} {
+		if v.set {
+			warn(path.Child(v.name), fmt.Sprintf("deprecated in v1.%d, non-functional in v1.%d+", v.deprecated, v.gone))
+		}
+	}
+	return warnings
 }

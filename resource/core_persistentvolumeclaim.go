@@ -1,10 +1,12 @@
 package resource
 
 import (
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 )
 
@@ -97,4 +99,27 @@ func persistentVolumeClaimCells(c *corev1.PersistentVolumeClaim, now time.Time) 
 	}
 	return []any{c.Name, phase(c, string(c.Status.Phase)), c.Spec.VolumeName, capacity, modes, class,
 		ptr.Deref(c.Spec.VolumeAttributesClassName, unset), age(c.CreationTimestamp, now), string(ptr.Deref(c.Spec.VolumeMode, unset))}
+}
+
+// warnPersistentVolumeClaim points at the class's old annotation and at sizes of half bytes.
+func warnPersistentVolumeClaim(c, _ *corev1.PersistentVolumeClaim) []string {
+	var warnings []string
+	if _, found := c.Annotations[corev1.BetaStorageClassAnnotation]; found {
+		at := field.NewPath("metadata", "annotations").Key(corev1.BetaStorageClassAnnotation)
+		warnings = append(warnings, fmt.Sprintf(`%s: deprecated since v1.8; use "storageClassName" attribute instead`, at))
+	}
+	return append(warnings, claimSizeWarnings(&c.Spec, field.NewPath("spec"))...)
+}
+
+func claimSizeWarnings(s *corev1.PersistentVolumeClaimSpec, path *field.Path) []string {
+	var warnings []string
+	size := func(list corev1.ResourceList, name string) {
+		if q := list[corev1.ResourceStorage]; q.MilliValue()%1000 != 0 {
+			at := path.Child("resources", name).Key(string(corev1.ResourceStorage))
+			warnings = append(warnings, fmt.Sprintf("%s: fractional byte value %q is invalid, must be an integer", at, q.String()))
+		}
+	}
+	size(s.Resources.Requests, "requests")
+	size(s.Resources.Limits, "limits")
+	return warnings
 }

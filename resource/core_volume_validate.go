@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -77,11 +76,7 @@ func (v *podSpecValidator) volumeSource(volume *corev1.Volume, at *field.Path) {
 	case "persistentVolumeClaim":
 		v.given(at.Child("claimName"), s.PersistentVolumeClaim.ClaimName)
 	case "nfs":
-		v.given(at.Child("server"), s.NFS.Server)
-		v.given(at.Child("path"), s.NFS.Path)
-		if !path.IsAbs(s.NFS.Path) {
-			v.invalid(at.Child("path"), s.NFS.Path, "must be an absolute path")
-		}
+		v.nfs(at, s.NFS)
 	case "csi":
 		v.csi(s.CSI, at)
 	case "ephemeral":
@@ -106,15 +101,6 @@ func sourceNames(s *corev1.VolumeSource) []string {
 		}
 	}
 	return names
-}
-
-func (v *podSpecValidator) hostPath(s *corev1.HostPathVolumeSource, at *field.Path) {
-	if !v.given(at.Child("path"), s.Path) {
-		return
-	}
-	v.noBacksteps(s.Path, at.Child("path"))
-	optionalOneOf(&v.findings, at.Child("type"), s.Type, corev1.HostPathUnset, corev1.HostPathBlockDev, corev1.HostPathCharDev,
-		corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate, corev1.HostPathFile, corev1.HostPathFileOrCreate, corev1.HostPathSocket)
 }
 
 // keys are the keys of a Secret or ConfigMap that become files.
@@ -214,13 +200,7 @@ func (v *podSpecValidator) tokenProjection(t *corev1.ServiceAccountTokenProjecti
 }
 
 func (v *podSpecValidator) csi(s *corev1.CSIVolumeSource, at *field.Path) {
-	const longest = 63
-	if v.given(at.Child("driver"), s.Driver) {
-		if len(s.Driver) > longest {
-			v.add(field.TooLong(at.Child("driver"), s.Driver, longest))
-		}
-		v.invalid(at.Child("driver"), s.Driver, validation.IsDNS1123Subdomain(strings.ToLower(s.Driver))...)
-	}
+	v.csiDriverName(at.Child("driver"), s.Driver)
 	if ref := s.NodePublishSecretRef; ref != nil && v.given(at.Child("nodePublishSecretRef", "name"), ref.Name) {
 		v.invalid(at.Child("name"), ref.Name, apivalidation.NameIsDNSSubdomain(ref.Name, false)...)
 	}
@@ -239,9 +219,9 @@ func (v *podSpecValidator) ephemeralVolume(volume *corev1.Volume, at *field.Path
 }
 
 // noBacksteps: a path may not leave its directory.
-func (v *podSpecValidator) noBacksteps(p string, at *field.Path) {
+func (f *findings) noBacksteps(p string, at *field.Path) {
 	if slices.Contains(strings.Split(p, "/"), "..") {
-		v.invalid(at, p, "must not contain '..'")
+		f.invalid(at, p, "must not contain '..'")
 	}
 }
 

@@ -143,7 +143,7 @@ func (f *findings) attachmentSource(path *field.Path, s *storagev1.VolumeAttachm
 	case name != nil && inline != nil:
 		f.forbidden(path, exactlyOne)
 	case inline != nil:
-		f.persistentVolumeSpec(path.Child("inlineVolumeSpec"), inline, "", true)
+		f.persistentVolumeSpec(path.Child("inlineVolumeSpec"), inline, volumeContext{inline: true})
 	case *name == "":
 		f.required(path.Child("persistentVolumeName"), "must specify non empty persistentVolumeName")
 	}

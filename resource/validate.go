@@ -158,7 +158,7 @@ func (f *findings) quantity(path *field.Path, name corev1.ResourceName, q resour
 	if q.Cmp(resource.Quantity{}) < 0 {
 		f.invalid(path, q.String(), apivalidation.IsNegativeErrorMsg)
 	}
-	if (name == corev1.ResourcePods || isExtended(name)) && q.MilliValue()%1000 != 0 {
+	if (isCounted(name) || isExtended(name)) && q.MilliValue()%1000 != 0 {
 		f.invalid(path, q, "must be an integer")
 	}
 }
@@ -190,27 +190,32 @@ func isContainerResource(name corev1.ResourceName) bool {
 	return isHugePages(name)
 }
 
-// isQuotaResource says whether a name is Kubernetes' own but for counting objects, not for containers.
+// isQuotaResource says whether a name without a domain is one that quotas count.
 func isQuotaResource(name corev1.ResourceName) bool {
 	switch name {
-	case corev1.ResourcePods, corev1.ResourceServices, corev1.ResourceReplicationControllers, corev1.ResourceQuotas,
-		corev1.ResourceSecrets, corev1.ResourceConfigMaps, corev1.ResourcePersistentVolumeClaims, corev1.ResourceStorage:
+	case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage,
+		corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory, corev1.ResourceRequestsStorage, corev1.ResourceRequestsEphemeralStorage,
+		corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory, corev1.ResourceLimitsEphemeralStorage:
 		return true
 	}
-	return strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix) || strings.HasPrefix(string(name), "limits.")
+	return isCounted(name) || isHugePages(name) || strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix)
+}
+
+// isCounted says whether a quota counts objects by a name, so that only whole numbers make sense.
+func isCounted(name corev1.ResourceName) bool {
+	switch name {
+	case corev1.ResourcePods, corev1.ResourceQuotas, corev1.ResourceServices, corev1.ResourceReplicationControllers, corev1.ResourceSecrets,
+		corev1.ResourceConfigMaps, corev1.ResourcePersistentVolumeClaims, corev1.ResourceServicesNodePorts, corev1.ResourceServicesLoadBalancers:
+		return true
+	}
+	return false
 }
 
 // containerResource is the rule of resource names in a container's requests and limits.
 func (f *findings) containerResource(path *field.Path, name corev1.ResourceName) {
-	if msgs := validation.IsQualifiedName(string(name)); len(msgs) > 0 {
-		f.invalid(path, name, msgs...)
-		return
-	}
+	f.resourceName(path, name)
 	switch {
 	case !strings.Contains(string(name), "/") && !isContainerResource(name):
-		if !isQuotaResource(name) {
-			f.invalid(path, name, "must be a standard resource type or fully qualified")
-		}
 		f.invalid(path, name, "must be a standard resource for containers")
 	case !isNative(name) && !isExtended(name):
 		f.invalid(path, name, "doesn't follow extended resource name standard")
