@@ -21,7 +21,7 @@ func (v *podSpecValidator) affinity(a *corev1.Affinity, path *field.Path) {
 	if n := a.NodeAffinity; n != nil {
 		at := path.Child("nodeAffinity")
 		if n.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-			v.nodeSelector(n.RequiredDuringSchedulingIgnoredDuringExecution, true, at.Child(required))
+			v.nodeSelector(n.RequiredDuringSchedulingIgnoredDuringExecution, at.Child(required))
 		}
 		for i, term := range n.PreferredDuringSchedulingIgnoredDuringExecution {
 			v.weight(term.Weight, at.Child(preferred).Index(i))
@@ -44,14 +44,18 @@ func (v *podSpecValidator) weight(w int32, at *field.Path) {
 	}
 }
 
-// nodeSelector; values says whether they must be possible values of labels.
-func (f *findings) nodeSelector(s *corev1.NodeSelector, values bool, path *field.Path) {
+func (f *findings) nodeSelector(s *corev1.NodeSelector, path *field.Path) {
+	f.ratchetedNodeSelector(s, false, path)
+}
+
+// ratchetedNodeSelector; anyValues leaves label values unchecked.
+func (f *findings) ratchetedNodeSelector(s *corev1.NodeSelector, anyValues bool, path *field.Path) {
 	at := path.Child("nodeSelectorTerms")
 	if len(s.NodeSelectorTerms) == 0 {
 		f.required(at, "must have at least one node selector term")
 	}
 	for i := range s.NodeSelectorTerms {
-		f.nodeSelectorTerm(&s.NodeSelectorTerms[i], values, at.Index(i))
+		f.nodeSelectorTerm(&s.NodeSelectorTerms[i], !anyValues, at.Index(i))
 	}
 }
 

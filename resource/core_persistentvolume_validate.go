@@ -188,7 +188,7 @@ func (f *findings) standaloneVolume(path *field.Path, s *corev1.PersistentVolume
 		if at := path.Child("nodeAffinity", "required"); a.Required == nil {
 			f.required(at, "must specify required node constraints")
 		} else {
-			f.nodeSelector(a.Required, !c.anyValues, at)
+			f.ratchetedNodeSelector(a.Required, c.anyValues, at)
 		}
 	}
 	if s.StorageClassName != "" {

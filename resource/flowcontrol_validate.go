@@ -47,11 +47,11 @@ func (f *findings) flowSchemaConditions(s *flowcontrolv1.FlowSchema) {
 	for i, c := range s.Status.Conditions {
 		types[i] = string(c.Type)
 	}
-	f.conditionTypes(types)
+	f.flowConditions(types)
 }
 
-// conditionTypes: each there, and once.
-func (f *findings) conditionTypes(types []string) {
+// flowConditions: each there, and once.
+func (f *findings) flowConditions(types []string) {
 	found := seen{}
 	for i, t := range types {
 		at := field.NewPath("status", "conditions").Index(i).Child("type")
@@ -305,5 +305,5 @@ func (f *findings) levelConditions(l *flowcontrolv1.PriorityLevelConfiguration) 
 	for i, c := range l.Status.Conditions {
 		types[i] = string(c.Type)
 	}
-	f.conditionTypes(types)
+	f.flowConditions(types)
 }
