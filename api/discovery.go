@@ -141,9 +141,8 @@ func (s *Server) apiResources(gv schema.GroupVersion) []metav1.APIResource {
 func (s *Server) aggregated(gv schema.GroupVersion) []apidiscoveryv2.APIResourceDiscovery {
 	var out []apidiscoveryv2.APIResourceDiscovery
 	for _, k := range s.rows(gv) {
-		gvk := metav1.GroupVersionKind(k.GVK())
 		d := apidiscoveryv2.APIResourceDiscovery{
-			Resource: k.Resource, ResponseKind: &gvk, Scope: apidiscoveryv2.ScopeCluster, SingularResource: k.Singular,
+			Resource: k.Resource, ResponseKind: responseKind(gv, k.GVK()), Scope: apidiscoveryv2.ScopeCluster, SingularResource: k.Singular,
 			Verbs: verbsOf(k), ShortNames: k.ShortNames, Categories: k.Categories,
 		}
 		if k.Namespaced {
@@ -154,11 +153,19 @@ func (s *Server) aggregated(gv schema.GroupVersion) []apidiscoveryv2.APIResource
 			if s.byGVR[k.GroupVersionResource].subs[sub.Name] == nil {
 				continue
 			}
-			kind := metav1.GroupVersionKind(subKind(k, sub))
-			d.Subresources = append(d.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: sub.Name, ResponseKind: &kind, Verbs: sub.Verbs})
+			d.Subresources = append(d.Subresources, apidiscoveryv2.APISubresourceDiscovery{Subresource: sub.Name, ResponseKind: responseKind(gv, subKind(k, sub)), Verbs: sub.Verbs})
 		}
 		out = append(out, d)
 	}
 	slices.SortFunc(out, func(a, b apidiscoveryv2.APIResourceDiscovery) int { return cmp.Compare(a.Resource, b.Resource) })
 	return out
+}
+
+// responseKind names only the kind where group and version are those of the list, as kube-apiserver does.
+func responseKind(gv schema.GroupVersion, kind schema.GroupVersionKind) *metav1.GroupVersionKind {
+	if kind.GroupVersion() == gv {
+		return &metav1.GroupVersionKind{Kind: kind.Kind}
+	}
+	k := metav1.GroupVersionKind(kind)
+	return &k
 }
