@@ -20,6 +20,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"mgr/api/auth"
 )
 
 type contextKey int
@@ -163,6 +165,7 @@ func (s *Server) authorize(h http.Handler) http.Handler {
 			s.fail(w, r, apierrors.NewInternalError(err))
 			return
 		}
+		attrs = auth.Streaming(attrs)
 		decision, reason, err := s.cfg.Authorizer.Authorize(r.Context(), attrs)
 		switch {
 		case decision == authorizer.DecisionAllow:

@@ -11,8 +11,11 @@
 // # May they
 //
 // system:masters may do everything. An agent may do what its node needs: reads follow the references of the pods that are
-// bound to it. All others, and agents beyond that, are judged by RBAC rules, which come from a RuleSource.
+// bound to it (nodeGraph). All others, and agents beyond that, are judged by the stored RBAC roles and bindings (policy); until
+// the default ones have been written, those of package defaults hold as well. Roles and bindings are guarded (Guard): nobody
+// grants what they do not have.
 //
-// Both judge by this peer's local state. Before a refusal that is due to something missing, the peer catches up with the
-// quorum once (CatchUp) and looks again, so that a follower a moment behind never turns away what the leader allows.
+// All judge by this peer's local state as it is at the question: indexes follow the state (Feed), and asking one that is
+// current takes no lock. Before a refusal the peer catches up with the quorum once (CatchUp) and looks again, so that a
+// follower a moment behind never turns away what the leader allows.
 package auth

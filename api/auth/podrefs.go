@@ -4,127 +4,168 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// PodRefersTo says whether pod uses the secret, config map or service account of that name in its namespace; resource
-// is "secrets", "configmaps" or "serviceaccounts".
-func PodRefersTo(pod *corev1.Pod, resource, name string) bool {
-	same := func(n string) bool { return n == name }
-	switch resource {
-	case "serviceaccounts":
-		return same(pod.Spec.ServiceAccountName)
-	case "secrets":
-		return anySecret(&pod.Spec, same)
-	case "configmaps":
-		return anyConfigMap(&pod.Spec, same)
-	}
-	return false
-}
-
-// PodRefersToAny says whether pod uses any secret or config map at all.
+// PodRefersToAny says whether a pod's spec uses an object of the resource: "secrets", "configmaps", "serviceaccounts",
+// "persistentvolumeclaims" or "resourceclaims".
 func PodRefersToAny(pod *corev1.Pod, resource string) bool {
-	any := func(string) bool { return true }
-	if resource == "secrets" {
-		return anySecret(&pod.Spec, any)
-	}
-	return anyConfigMap(&pod.Spec, any)
+	found := false
+	podReferences(pod, func(r, _ string) { found = found || r == resource })
+	return found
 }
 
-func anySecret(spec *corev1.PodSpec, match func(name string) bool) bool {
+// podReferences calls f with the resource and the name of each object that a pod uses, in its namespace; one that is used
+// twice comes twice.
+func podReferences(pod *corev1.Pod, f func(resource, name string)) {
+	named := func(resource, name string) {
+		if name != "" {
+			f(resource, name)
+		}
+	}
+	spec := &pod.Spec
+	named("serviceaccounts", spec.ServiceAccountName)
 	for _, s := range spec.ImagePullSecrets {
-		if match(s.Name) {
-			return true
-		}
-	}
-	for i := range spec.Volumes {
-		if volumeSecret(&spec.Volumes[i].VolumeSource, match) {
-			return true
-		}
-	}
-	return anyEnv(spec, func(v *corev1.EnvVarSource) bool {
-		return v.SecretKeyRef != nil && match(v.SecretKeyRef.Name)
-	}, func(from *corev1.EnvFromSource) bool {
-		return from.SecretRef != nil && match(from.SecretRef.Name)
-	})
-}
-
-func anyConfigMap(spec *corev1.PodSpec, match func(name string) bool) bool {
-	for i := range spec.Volumes {
-		v := &spec.Volumes[i]
-		if v.ConfigMap != nil && match(v.ConfigMap.Name) {
-			return true
-		}
-		if v.Projected == nil {
-			continue
-		}
-		for _, p := range v.Projected.Sources {
-			if p.ConfigMap != nil && match(p.ConfigMap.Name) {
-				return true
-			}
-		}
-	}
-	return anyEnv(spec, func(v *corev1.EnvVarSource) bool {
-		return v.ConfigMapKeyRef != nil && match(v.ConfigMapKeyRef.Name)
-	}, func(from *corev1.EnvFromSource) bool {
-		return from.ConfigMapRef != nil && match(from.ConfigMapRef.Name)
-	})
-}
-
-func volumeSecret(v *corev1.VolumeSource, match func(name string) bool) bool {
-	local := func(r *corev1.LocalObjectReference) bool { return r != nil && match(r.Name) }
-	switch {
-	case v.Secret != nil:
-		return match(v.Secret.SecretName)
-	case v.Projected != nil:
-		for _, p := range v.Projected.Sources {
-			if p.Secret != nil && match(p.Secret.Name) {
-				return true
-			}
-		}
-	case v.CSI != nil:
-		return local(v.CSI.NodePublishSecretRef)
-	case v.FlexVolume != nil:
-		return local(v.FlexVolume.SecretRef)
-	case v.ISCSI != nil:
-		return local(v.ISCSI.SecretRef)
-	case v.CephFS != nil:
-		return local(v.CephFS.SecretRef)
-	case v.RBD != nil:
-		return local(v.RBD.SecretRef)
-	case v.ScaleIO != nil:
-		return local(v.ScaleIO.SecretRef)
-	case v.StorageOS != nil:
-		return local(v.StorageOS.SecretRef)
-	case v.AzureFile != nil:
-		return match(v.AzureFile.SecretName)
-	}
-	return false
-}
-
-// anyEnv asks about the source of each environment variable, single or many at once, of all containers of any sort.
-func anyEnv(spec *corev1.PodSpec, one func(*corev1.EnvVarSource) bool, many func(*corev1.EnvFromSource) bool) bool {
-	container := func(env []corev1.EnvVar, from []corev1.EnvFromSource) bool {
-		for i := range env {
-			if env[i].ValueFrom != nil && one(env[i].ValueFrom) {
-				return true
-			}
-		}
-		for i := range from {
-			if many(&from[i]) {
-				return true
-			}
-		}
-		return false
+		named("secrets", s.Name)
 	}
 	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
 		for i := range list {
-			if container(list[i].Env, list[i].EnvFrom) {
-				return true
-			}
+			envReferences(list[i].Env, list[i].EnvFrom, named)
 		}
 	}
 	for i := range spec.EphemeralContainers {
-		if container(spec.EphemeralContainers[i].Env, spec.EphemeralContainers[i].EnvFrom) {
-			return true
+		envReferences(spec.EphemeralContainers[i].Env, spec.EphemeralContainers[i].EnvFrom, named)
+	}
+	for i := range spec.Volumes {
+		v := &spec.Volumes[i]
+		if v.Ephemeral != nil {
+			named("persistentvolumeclaims", pod.Name+"-"+v.Name)
+		}
+		volumeReferences(&v.VolumeSource, named)
+	}
+	claimReferences(pod, named)
+}
+
+func envReferences(env []corev1.EnvVar, from []corev1.EnvFromSource, named func(resource, name string)) {
+	for i := range env {
+		v := env[i].ValueFrom
+		if v == nil {
+			continue
+		}
+		if v.SecretKeyRef != nil {
+			named("secrets", v.SecretKeyRef.Name)
+		}
+		if v.ConfigMapKeyRef != nil {
+			named("configmaps", v.ConfigMapKeyRef.Name)
 		}
 	}
-	return false
+	for i := range from {
+		if from[i].SecretRef != nil {
+			named("secrets", from[i].SecretRef.Name)
+		}
+		if from[i].ConfigMapRef != nil {
+			named("configmaps", from[i].ConfigMapRef.Name)
+		}
+	}
+}
+
+func volumeReferences(v *corev1.VolumeSource, named func(resource, name string)) {
+	local := func(r *corev1.LocalObjectReference) {
+		if r != nil {
+			named("secrets", r.Name)
+		}
+	}
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		named("persistentvolumeclaims", v.PersistentVolumeClaim.ClaimName)
+	case v.ConfigMap != nil:
+		named("configmaps", v.ConfigMap.Name)
+	case v.Secret != nil:
+		named("secrets", v.Secret.SecretName)
+	case v.Projected != nil:
+		for i := range v.Projected.Sources {
+			p := &v.Projected.Sources[i]
+			if p.Secret != nil {
+				named("secrets", p.Secret.Name)
+			}
+			if p.ConfigMap != nil {
+				named("configmaps", p.ConfigMap.Name)
+			}
+		}
+	case v.CSI != nil:
+		local(v.CSI.NodePublishSecretRef)
+	case v.FlexVolume != nil:
+		local(v.FlexVolume.SecretRef)
+	case v.ISCSI != nil:
+		local(v.ISCSI.SecretRef)
+	case v.CephFS != nil:
+		local(v.CephFS.SecretRef)
+	case v.Cinder != nil:
+		local(v.Cinder.SecretRef)
+	case v.RBD != nil:
+		local(v.RBD.SecretRef)
+	case v.ScaleIO != nil:
+		local(v.ScaleIO.SecretRef)
+	case v.StorageOS != nil:
+		local(v.StorageOS.SecretRef)
+	case v.AzureFile != nil:
+		named("secrets", v.AzureFile.SecretName)
+	}
+}
+
+// claimReferences are the resource claims: named in the spec, or made for the pod, which its status says.
+func claimReferences(pod *corev1.Pod, named func(resource, name string)) {
+	for i := range pod.Spec.ResourceClaims {
+		if c := &pod.Spec.ResourceClaims[i]; c.ResourceClaimName != nil {
+			named("resourceclaims", *c.ResourceClaimName)
+		}
+	}
+	for i := range pod.Status.ResourceClaimStatuses {
+		if s := &pod.Status.ResourceClaimStatuses[i]; s.ResourceClaimName != nil {
+			named("resourceclaims", *s.ResourceClaimName)
+		}
+	}
+	if s := pod.Status.ExtendedResourceClaimStatus; s != nil {
+		named("resourceclaims", s.ResourceClaimName)
+	}
+}
+
+// volumeSecrets calls f with the namespace and the name of each secret that an agent needs to mount a volume.
+func volumeSecrets(pv *corev1.PersistentVolume, f func(namespace, name string)) {
+	named := func(r *corev1.SecretReference, otherwise string) {
+		switch {
+		case r == nil || r.Name == "":
+		case r.Namespace != "":
+			f(r.Namespace, r.Name)
+		default:
+			f(otherwise, r.Name)
+		}
+	}
+	claim := ""
+	if pv.Spec.ClaimRef != nil {
+		claim = pv.Spec.ClaimRef.Namespace
+	}
+	switch s := &pv.Spec.PersistentVolumeSource; {
+	case s.AzureFile != nil:
+		r := &corev1.SecretReference{Name: s.AzureFile.SecretName}
+		if s.AzureFile.SecretNamespace != nil {
+			r.Namespace = *s.AzureFile.SecretNamespace
+		}
+		named(r, claim)
+	case s.CephFS != nil:
+		named(s.CephFS.SecretRef, claim)
+	case s.Cinder != nil:
+		named(s.Cinder.SecretRef, "")
+	case s.FlexVolume != nil:
+		named(s.FlexVolume.SecretRef, claim)
+	case s.RBD != nil:
+		named(s.RBD.SecretRef, claim)
+	case s.ScaleIO != nil:
+		named(s.ScaleIO.SecretRef, claim)
+	case s.ISCSI != nil:
+		named(s.ISCSI.SecretRef, claim)
+	case s.StorageOS != nil && s.StorageOS.SecretRef != nil:
+		named(&corev1.SecretReference{Namespace: s.StorageOS.SecretRef.Namespace, Name: s.StorageOS.SecretRef.Name}, "")
+	case s.CSI != nil:
+		named(s.CSI.NodePublishSecretRef, "")
+		named(s.CSI.NodeStageSecretRef, "")
+		named(s.CSI.NodeExpandSecretRef, "")
+	}
 }

@@ -1,133 +1,285 @@
 package auth
 
 import (
-	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 
-	"mgr/pki"
+	"mgr/api/auth/defaults"
 )
 
-// Users as which a master's own loops act through the in-process client.
-const (
-	UserControllers = user.KubeControllerManager // "system:kube-controller-manager"
-	UserScheduler   = user.KubeScheduler         // "system:kube-scheduler"
-)
+// policy is the stored RBAC objects, by who they are about: a decision looks up a user and its groups, and never walks over
+// bindings. Readers take no lock: what they see is replaced, not changed.
+type policy struct {
+	index
+	namespaces shards[*grants] // "": of the whole cluster
+	complete   atomic.Bool     // the default roles are stored
+	fallback   *policy         // the default policy, in force besides while they are not; nil in fallback itself
 
-// role is a named set of rules and who has it, in the whole cluster.
-type role struct {
-	name   string
-	users  []string
-	groups []string
-	rules  []rbacv1.PolicyRule
+	roles map[roleKey]*roleSlot // for the one who updates
+}
+
+// grants are the bindings of one namespace by their subjects. Immutable.
+type grants struct{ users, groups map[string][]*grant }
+
+// grant is one subject of one binding.
+type grant struct {
+	binding *bound
+	from    string // for reasons: RoleBinding "b/ns" of Role "r" to User "u"
+}
+
+// bound is one binding; its subjects' grants share it.
+type bound struct {
+	name string
+	role *roleSlot
+}
+
+// roleKey names a Role, or a ClusterRole (no namespace).
+type roleKey struct{ namespace, name string }
+
+// roleSlot is a role that bindings refer to, whether it exists or not.
+type roleSlot struct {
+	roleKey
+	rules atomic.Pointer[ruleSet] // nil: there is no such role
+	uses  int                     // bindings, and the role itself; for the one who updates
 }
 
 var (
-	readVerbs  = []string{"get", "list", "watch"}
-	writeVerbs = []string{"create", "update", "patch", "delete"}
-	allVerbs   = append(append([]string{"deletecollection"}, readVerbs...), writeVerbs...)
+	roles               = schema.GroupResource{Group: rbacv1.GroupName, Resource: "roles"}
+	clusterRoles        = schema.GroupResource{Group: rbacv1.GroupName, Resource: "clusterroles"}
+	roleBindings        = schema.GroupResource{Group: rbacv1.GroupName, Resource: "rolebindings"}
+	clusterRoleBindings = schema.GroupResource{Group: rbacv1.GroupName, Resource: "clusterrolebindings"}
 )
 
-func resources(verbs []string, group string, names ...string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{Verbs: verbs, APIGroups: []string{group}, Resources: names}
+// newPolicy follows feed; nil: a policy that is given its objects by hand.
+func newPolicy(feed Feed) *policy {
+	p := &policy{roles: map[roleKey]*roleSlot{}}
+	if feed == nil {
+		return p
+	}
+	follow(&p.index, feed, clusterRoles, p.clusterRole)
+	follow(&p.index, feed, roles, p.role)
+	follow(&p.index, feed, clusterRoleBindings, p.clusterRoleBinding)
+	follow(&p.index, feed, roleBindings, p.roleBinding)
+	p.fallback = newPolicy(nil)
+	d := defaults.All()
+	for _, r := range d.ClusterRoles {
+		p.fallback.clusterRole(nil, r)
+	}
+	for _, r := range d.Roles {
+		p.fallback.role(nil, r)
+	}
+	for _, b := range d.ClusterRoleBindings {
+		p.fallback.clusterRoleBinding(nil, b)
+	}
+	for _, b := range d.RoleBindings {
+		p.fallback.roleBinding(nil, b)
+	}
+	return p
 }
 
-func paths(names ...string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{Verbs: []string{"get"}, NonResourceURLs: names}
+// refresh brings the policy up to date with this peer's state.
+func (p *policy) refresh() error {
+	return p.update(func() {
+		slot := p.roles[roleKey{name: defaults.Marker}]
+		p.complete.Store(slot != nil && slot.rules.Load() != nil)
+	})
 }
 
-func eventRules() []rbacv1.PolicyRule {
-	verbs := []string{"create", "patch", "update"}
-	return []rbacv1.PolicyRule{resources(verbs, "", "events"), resources(verbs, "events.k8s.io", "events")}
-}
-
-// builtinRoles are the rights that exist before anybody has written a rule.
-func builtinRoles() []role {
-	join := rbacv1.PolicyRule{Verbs: []string{"post"}, NonResourceURLs: []string{"/mgr/v1/join/agent", "/mgr/v1/join/server"}}
-	return []role{
-		{name: "system:public-info-viewer", groups: []string{user.AllAuthenticated, user.AllUnauthenticated},
-			rules: []rbacv1.PolicyRule{paths("/healthz", "/livez", "/readyz", "/version", "/mgr/v1/ca"), join}},
-		{name: "system:discovery", groups: []string{user.AllAuthenticated},
-			rules: []rbacv1.PolicyRule{paths("/livez/*", "/readyz/*", "/healthz/*", "/version/", "/openapi", "/openapi/*",
-				"/api", "/api/*", "/apis", "/apis/*")}},
-		{name: "system:basic-user", groups: []string{user.AllAuthenticated}, rules: []rbacv1.PolicyRule{
-			resources([]string{"create"}, "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
-			resources([]string{"create"}, "authentication.k8s.io", "selfsubjectreviews")}},
-		{name: "system:service-account-issuer-discovery", groups: []string{"system:serviceaccounts"},
-			rules: []rbacv1.PolicyRule{paths(DiscoveryPath, JWKSPath)}},
-		{name: "system:monitoring", groups: []string{user.MonitoringGroup, pki.OrgMasters},
-			rules: []rbacv1.PolicyRule{paths("/metrics", "/metrics/*", "/livez/*", "/readyz/*", "/healthz/*")}},
-		{name: "mgr:certificate-renewal", groups: []string{pki.OrgNodes},
-			rules: []rbacv1.PolicyRule{{Verbs: []string{"post"}, NonResourceURLs: []string{"/mgr/v1/renew"}}}},
-		{name: "mgr:members", groups: []string{pki.OrgMasters},
-			rules: []rbacv1.PolicyRule{{Verbs: []string{"post"}, NonResourceURLs: []string{"/mgr/v1/join/member"}}}},
-		{name: UserScheduler, users: []string{UserScheduler}, rules: schedulerRules()},
-		{name: UserControllers, users: []string{UserControllers}, rules: controllerRules()},
+func (p *policy) clusterRole(old, new *rbacv1.ClusterRole) {
+	if old != nil && new == nil {
+		p.setRole(roleKey{name: old.Name}, true, nil)
+	}
+	if new != nil {
+		p.setRole(roleKey{name: new.Name}, old != nil, newRuleSet(new.Rules))
 	}
 }
 
-func schedulerRules() []rbacv1.PolicyRule {
-	return append(eventRules(),
-		resources(readVerbs, "*", "*"),
-		resources([]string{"create"}, "", "pods/binding", "bindings"),
-		resources([]string{"delete"}, "", "pods"),
-		resources([]string{"patch", "update"}, "", "pods/status"),
-		resources([]string{"patch", "update"}, "", "persistentvolumes", "persistentvolumeclaims"),
-		resources(allVerbs, "coordination.k8s.io", "leases"),
-	)
+func (p *policy) role(old, new *rbacv1.Role) {
+	if old != nil && new == nil {
+		p.setRole(roleKey{old.Namespace, old.Name}, true, nil)
+	}
+	if new != nil {
+		p.setRole(roleKey{new.Namespace, new.Name}, old != nil, newRuleSet(new.Rules))
+	}
 }
 
-// controllerRules: the garbage collector and the namespace controller delete and patch objects of every kind; what the
-// other controllers make is named.
-func controllerRules() []rbacv1.PolicyRule {
-	return append(eventRules(),
-		resources(append([]string{"deletecollection", "delete", "patch", "update"}, readVerbs...), "*", "*"),
-		resources([]string{"create"}, "", "configmaps", "endpoints", "namespaces", "pods", "pods/eviction",
-			"replicationcontrollers", "secrets", "serviceaccounts", "serviceaccounts/token"),
-		resources([]string{"create"}, "apps", "controllerrevisions", "deployments", "replicasets"),
-		resources([]string{"create"}, "batch", "jobs"),
-		resources([]string{"create"}, "discovery.k8s.io", "endpointslices"),
-		resources([]string{"create"}, "coordination.k8s.io", "leases"),
-	)
+func (p *policy) setRole(k roleKey, known bool, rules *ruleSet) {
+	slot := p.slot(k)
+	slot.rules.Store(rules)
+	if known {
+		p.release(slot)
+	}
+	if rules == nil {
+		p.release(slot)
+	}
 }
 
-// builtin implements RuleSource over a fixed set of roles.
-type builtin struct{ byUser, byGroup map[string][]role }
+// slot returns the slot of a role with one more use.
+func (p *policy) slot(k roleKey) *roleSlot {
+	s := p.roles[k]
+	if s == nil {
+		s = &roleSlot{roleKey: k}
+		p.roles[k] = s
+	}
+	s.uses++
+	return s
+}
 
-// BuiltinRules are the rights of the system's own users and groups.
-func BuiltinRules() RuleSource {
-	b := builtin{byUser: map[string][]role{}, byGroup: map[string][]role{}}
-	for _, r := range builtinRoles() {
-		for _, name := range r.users {
-			b.byUser[name] = append(b.byUser[name], r)
-		}
-		for _, name := range r.groups {
-			b.byGroup[name] = append(b.byGroup[name], r)
+func (p *policy) release(s *roleSlot) {
+	if s.uses--; s.uses == 0 {
+		delete(p.roles, s.roleKey)
+	}
+}
+
+func (p *policy) clusterRoleBinding(old, new *rbacv1.ClusterRoleBinding) {
+	if old != nil {
+		p.unbind("", old.Name, old.Subjects)
+	}
+	if new != nil {
+		p.bind("ClusterRoleBinding", "", new.Name, &new.RoleRef, new.Subjects)
+	}
+}
+
+func (p *policy) roleBinding(old, new *rbacv1.RoleBinding) {
+	if old != nil {
+		p.unbind(old.Namespace, old.Name, old.Subjects)
+	}
+	if new != nil {
+		p.bind("RoleBinding", new.Namespace, new.Name, &new.RoleRef, new.Subjects)
+	}
+}
+
+// bind gives the subjects of a binding its role; namespace is "" for one of the whole cluster.
+func (p *policy) bind(kind, namespace, name string, ref *rbacv1.RoleRef, subjects []rbacv1.Subject) {
+	if len(subjects) == 0 {
+		return
+	}
+	k, path := roleKey{name: ref.Name}, name
+	if namespace != "" {
+		path += "/" + namespace
+		if ref.Kind == "Role" {
+			k.namespace = namespace
 		}
 	}
-	return b
+	b := &bound{name: name, role: p.slot(k)}
+	what := fmt.Sprintf("%s %q of %s %q to ", kind, path, ref.Kind, ref.Name)
+	p.change(namespace, subjects, func(s *rbacv1.Subject, list []*grant) []*grant {
+		if slices.ContainsFunc(list, func(g *grant) bool { return g.binding == b }) {
+			return list // the subject is named twice
+		}
+		return append(slices.Clip(list), &grant{b, what + describe(s, namespace)})
+	})
 }
 
-func (b builtin) Visit(_ context.Context, u user.Info, _ string, visit func(*rbacv1.PolicyRule, string) bool) error {
-	if !visitRoles(b.byUser[u.GetName()], visit) {
-		return nil
+func (p *policy) unbind(namespace, name string, subjects []rbacv1.Subject) {
+	var b *bound
+	p.change(namespace, subjects, func(_ *rbacv1.Subject, list []*grant) []*grant {
+		return slices.DeleteFunc(slices.Clone(list), func(g *grant) bool {
+			if g.binding.name == name {
+				b = g.binding
+			}
+			return g.binding.name == name
+		})
+	})
+	if b != nil {
+		p.release(b.role)
+	}
+}
+
+// change replaces what the subjects of one binding are granted in a namespace.
+func (p *policy) change(namespace string, subjects []rbacv1.Subject, edit func(*rbacv1.Subject, []*grant) []*grant) {
+	now := &grants{}
+	if old, ok := p.namespaces.get(namespace); ok {
+		now.users, now.groups = maps.Clone(old.users), maps.Clone(old.groups)
+	}
+	for i := range subjects {
+		s := &subjects[i]
+		by := &now.users
+		name := s.Name
+		switch s.Kind {
+		case rbacv1.GroupKind:
+			by = &now.groups
+		case rbacv1.ServiceAccountKind:
+			home := s.Namespace
+			if home == "" {
+				home = namespace
+			}
+			if home == "" {
+				continue // validation refuses it
+			}
+			name = serviceaccount.MakeUsername(home, s.Name)
+		case rbacv1.UserKind:
+		default:
+			continue
+		}
+		if *by == nil {
+			*by = map[string][]*grant{}
+		}
+		if list := edit(s, (*by)[name]); len(list) > 0 {
+			(*by)[name] = list
+		} else {
+			delete(*by, name)
+		}
+	}
+	if len(now.users)+len(now.groups) == 0 {
+		p.namespaces.drop(namespace)
+		return
+	}
+	p.namespaces.put(namespace, now)
+}
+
+func describe(s *rbacv1.Subject, namespace string) string {
+	if s.Kind != rbacv1.ServiceAccountKind {
+		return fmt.Sprintf("%s %q", s.Kind, s.Name)
+	}
+	if s.Namespace != "" {
+		namespace = s.Namespace
+	}
+	return fmt.Sprintf("%s %q", s.Kind, s.Name+"/"+namespace)
+}
+
+// visit calls f for each grant to u in namespace, those of the whole cluster first ("" = only those), until f returns
+// false. A binding that names u and a group of u's comes twice.
+func (p *policy) visit(u user.Info, namespace string, f func(*grant) bool) bool {
+	if !p.visitIn(u, "", f) || namespace != "" && !p.visitIn(u, namespace, f) {
+		return false
+	}
+	return p.fallback == nil || p.complete.Load() || p.fallback.visit(u, namespace, f)
+}
+
+func (p *policy) visitIn(u user.Info, namespace string, f func(*grant) bool) bool {
+	in, ok := p.namespaces.get(namespace)
+	if !ok {
+		return true
+	}
+	for _, g := range in.users[u.GetName()] {
+		if !f(g) {
+			return false
+		}
 	}
 	for _, group := range u.GetGroups() {
-		if !visitRoles(b.byGroup[group], visit) {
-			return nil
-		}
-	}
-	return nil
-}
-
-func visitRoles(roles []role, visit func(*rbacv1.PolicyRule, string) bool) bool {
-	for i := range roles {
-		for j := range roles[i].rules {
-			if !visit(&roles[i].rules[j], roles[i].name) {
+		for _, g := range in.groups[group] {
+			if !f(g) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// missing says that a binding's role does not exist.
+func (s *roleSlot) missing() error {
+	resource := "clusterrole"
+	if s.namespace != "" {
+		resource = "role"
+	}
+	return apierrors.NewNotFound(schema.GroupResource{Group: rbacv1.GroupName, Resource: resource}, s.name)
 }

@@ -2,69 +2,84 @@ package auth
 
 import (
 	"context"
-	"slices"
-	"strings"
+	"errors"
+	"fmt"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// RuleSource says which RBAC rules apply to a user.
-type RuleSource interface {
-	// Visit calls visit for each rule that applies to u in namespace, those of the whole cluster first ("" = only those),
-	// until visit returns false. from says which binding gave the rule.
-	Visit(ctx context.Context, u user.Info, namespace string, visit func(rule *rbacv1.PolicyRule, from string) bool) error
-}
-
-func allowedByRules(ctx context.Context, rules RuleSource, a authorizer.Attributes) (allowed bool, why string, err error) {
-	err = rules.Visit(ctx, a.GetUser(), a.GetNamespace(), func(rule *rbacv1.PolicyRule, from string) bool {
-		if RuleAllows(rule, a) {
-			allowed, why = true, "RBAC: allowed by "+from
+// decide judges a request by the stored roles. reason says which binding allows it or, if none does, which bindings of the
+// user lead nowhere.
+func (p *policy) decide(a authorizer.Attributes) (allowed bool, reason string, err error) {
+	if err := p.refresh(); err != nil {
+		return false, "", err
+	}
+	var missing []error
+	q := newQuestion(a)
+	p.visit(a.GetUser(), a.GetNamespace(), func(g *grant) bool {
+		rules := g.binding.role.rules.Load()
+		switch {
+		case rules == nil:
+			missing = append(missing, g.binding.role.missing())
+		case rules.allows(&q):
+			allowed, reason = true, g.from
 		}
 		return !allowed
 	})
-	return allowed, why, err
-}
-
-// RuleAllows says whether one rule covers a request.
-func RuleAllows(rule *rbacv1.PolicyRule, a authorizer.Attributes) bool {
-	if !has(rule.Verbs, a.GetVerb()) {
-		return false
+	switch {
+	case allowed:
+		return true, "RBAC: allowed by " + reason, nil
+	case len(missing) > 0:
+		return false, fmt.Sprintf("RBAC: %v", utilerrors.NewAggregate(missing)), nil
 	}
-	if !a.IsResourceRequest() {
-		return pathMatches(rule.NonResourceURLs, a.GetPath())
+	return false, "", nil
+}
+
+// rulesOf returns all rules that apply to u in namespace. An error names roles that do not exist; the rules are valid
+// besides.
+func (p *policy) rulesOf(u user.Info, namespace string) ([]rbacv1.PolicyRule, error) {
+	if err := p.refresh(); err != nil {
+		return nil, err
 	}
-	return has(rule.APIGroups, a.GetAPIGroup()) &&
-		resourceMatches(rule.Resources, a.GetResource(), a.GetSubresource()) &&
-		(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, a.GetName()))
-}
-
-func has(list []string, value string) bool {
-	return slices.Contains(list, value) || slices.Contains(list, rbacv1.VerbAll)
-}
-
-// resourceMatches knows "pods", "pods/log", "*/scale" (a subresource of all) and "*" (everything).
-func resourceMatches(list []string, resource, subresource string) bool {
-	for _, entry := range list {
-		if entry == rbacv1.ResourceAll {
+	var rules []rbacv1.PolicyRule
+	var missing []error
+	seen := map[*bound]bool{}
+	p.visit(u, namespace, func(g *grant) bool {
+		if seen[g.binding] {
 			return true
 		}
-		r, sub, _ := strings.Cut(entry, "/")
-		if sub == subresource && (r == resource || r == "*" && sub != "") {
-			return true
+		seen[g.binding] = true
+		if set := g.binding.role.rules.Load(); set != nil {
+			rules = append(rules, set.all...)
+		} else {
+			missing = append(missing, g.binding.role.missing())
 		}
-	}
-	return false
+		return true
+	})
+	return rules, utilerrors.NewAggregate(missing)
 }
 
-// pathMatches knows exact paths, "*" and "/prefix/*".
-func pathMatches(list []string, path string) bool {
-	for _, entry := range list {
-		prefix, wild := strings.CutSuffix(entry, "*")
-		if entry == path || wild && strings.HasPrefix(path, prefix) {
-			return true
+// RulesFor implements authorizer.RuleResolver. An agent's rights depend on its pods: they cannot be listed as rules.
+func (z *Authorizer) RulesFor(_ context.Context, u user.Info, namespace string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
+	rules, err := z.policy.rulesOf(u, namespace)
+	var resources []authorizer.ResourceRuleInfo
+	var paths []authorizer.NonResourceRuleInfo
+	for i := range rules {
+		r := &rules[i]
+		if len(r.Resources) > 0 {
+			resources = append(resources, &authorizer.DefaultResourceRuleInfo{
+				Verbs: r.Verbs, APIGroups: r.APIGroups, Resources: r.Resources, ResourceNames: r.ResourceNames})
+		}
+		if len(r.NonResourceURLs) > 0 {
+			paths = append(paths, &authorizer.DefaultNonResourceRuleInfo{Verbs: r.Verbs, NonResourceURLs: r.NonResourceURLs})
 		}
 	}
-	return false
+	incomplete := false
+	if _, ok := nodeOf(u); ok {
+		incomplete, err = true, errors.Join(errors.New("node authorizer does not support user rule resolution"), err)
+	}
+	return resources, paths, incomplete, err
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"mgr/api"
+	"mgr/api/auth/defaults"
 	"mgr/controller"
 	"mgr/pki"
 	"mgr/resource"
@@ -164,8 +165,26 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 		})
 	})
 	g.Go(func() error { return s.Run(ctx) })
+	g.Go(func() error { return d.ensurePolicy(ctx, client) })
 	g.Go(func() error { m.api.SweepExpired(ctx, term); return nil })
 	return g.Wait()
+}
+
+// ensurePolicy keeps the default roles and bindings complete. Nobody waits for it: until they are written, the authorizer
+// judges by them all the same.
+func (d *duties) ensurePolicy(ctx context.Context, client kubernetes.Interface) error {
+	for ctx.Err() == nil {
+		err := defaults.Ensure(ctx, client)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		d.master.log.Warn("the default roles are not complete; it is tried again", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	return nil
 }
 
 // bind hands the scheduler's decisions to the API, many in one log entry.

@@ -182,7 +182,7 @@ func (m *Master) assemble() error {
 		Members: m.members, AddMember: m.node.Join,
 		ClusterConfig: func() any { return m.settings() }, Log: m.log,
 	})
-	authorizer := auth.NewAuthorizer(auth.AuthorizerConfig{Reader: reader, CatchUp: m.node.ReadIndex})
+	authorizer := auth.NewAuthorizer(auth.AuthorizerConfig{Feed: reader, CatchUp: m.node.ReadIndex})
 	m.api, err = api.New(api.Config{
 		Quorum:        m.node,
 		Authenticator: authn,

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -26,6 +28,7 @@ import (
 	"mgr/api/admission"
 	"mgr/api/apitest"
 	"mgr/api/auth"
+	"mgr/api/auth/defaults"
 	"mgr/api/join"
 	"mgr/pki"
 	"mgr/pki/enroll"
@@ -63,8 +66,8 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// newCluster starts a master; rules replaces the built-in RBAC rules unless nil.
-func newCluster(t *testing.T, rules auth.RuleSource) *cluster {
+// newCluster starts a master, with the default roles.
+func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := &cluster{t: t, log: &logBuffer{}}
 	log := slog.New(slog.NewTextHandler(c.log, &slog.HandlerOptions{Level: slog.LevelDebug - 4}))
@@ -86,7 +89,7 @@ func newCluster(t *testing.T, rules auth.RuleSource) *cluster {
 			AddMember: func(context.Context, string, string) error { return nil },
 		})
 		c.tokens = joins.Tokens
-		cfg.Authenticator, cfg.Authorizer = authn, auth.NewAuthorizer(auth.AuthorizerConfig{Reader: reader, Rules: rules})
+		cfg.Authenticator, cfg.Authorizer = authn, auth.NewAuthorizer(auth.AuthorizerConfig{Feed: reader})
 		cfg.Admission = admission.New(admission.Config{Reader: reader, NodeRegistered: joins.NodeRegistered})
 		cfg.Dialer, cfg.Tokens, cfg.Public, cfg.Extra, cfg.Log = c.tunnels, authn.Tokens, joins.Public(), joins.Extra(), log
 	})
@@ -126,12 +129,15 @@ func (c *cluster) serve(h http.Handler, authn *auth.Authenticator, log *slog.Log
 	})
 }
 
-// furnish makes what controllers would: namespaces with their default service account.
+// furnish makes what controllers would: the default roles, and namespaces with their default service account.
 func (c *cluster) furnish() {
 	c.t.Helper()
+	if err := defaults.Ensure(c.t.Context(), c.admin); err != nil {
+		c.t.Fatal(err)
+	}
 	for _, name := range []string{"default", "kube-system", "ns", "elsewhere"} {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if _, err := c.admin.CoreV1().Namespaces().Create(c.t.Context(), ns, metav1.CreateOptions{}); err != nil {
+		if _, err := c.admin.CoreV1().Namespaces().Create(c.t.Context(), ns, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			c.t.Fatal(err)
 		}
 		sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
@@ -252,4 +258,34 @@ func (c *cluster) pod(name, node string) *corev1.Pod {
 		c.t.Fatal(err)
 	}
 	return p
+}
+
+// allow gives a user rights: in one namespace or, for "", in the whole cluster. Rights of another call stay.
+func (c *cluster) allow(name, namespace string, rules ...rbacv1.PolicyRule) {
+	c.t.Helper()
+	ctx, rbac, meta := c.t.Context(), c.admin.RbacV1(), metav1.ObjectMeta{GenerateName: name + "-"}
+	subjects := []rbacv1.Subject{{Kind: rbacv1.UserKind, Name: name}}
+	var err error
+	if namespace == "" {
+		var r *rbacv1.ClusterRole
+		if r, err = rbac.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: rules}, metav1.CreateOptions{}); err == nil {
+			_, err = rbac.ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: meta,
+				RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: r.Name}, Subjects: subjects}, metav1.CreateOptions{})
+		}
+	} else {
+		var r *rbacv1.Role
+		if r, err = rbac.Roles(namespace).Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: rules}, metav1.CreateOptions{}); err == nil {
+			_, err = rbac.RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: meta,
+				RoleRef: rbacv1.RoleRef{Kind: "Role", Name: r.Name}, Subjects: subjects}, metav1.CreateOptions{})
+		}
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// rule is a rule for one verb on one resource ("pods/exec", "roles.rbac.authorization.k8s.io").
+func rule(verb, resource string) rbacv1.PolicyRule {
+	name, group, _ := strings.Cut(resource, ".")
+	return rbacv1.PolicyRule{Verbs: []string{verb}, APIGroups: []string{group}, Resources: []string{name}}
 }

@@ -20,7 +20,7 @@ import (
 )
 
 func TestAgentTokenCannotMakeAMaster(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	token := c.token(pki.RoleAgent)
 	if _, err := enroll.JoinServer(t.Context(), []string{c.addr}, token, "m2"); err == nil || !strings.Contains(err.Error(), "an agent token cannot make a master") {
 		t.Errorf("JoinServer: %v", err)
@@ -87,7 +87,7 @@ func rogue(t *testing.T) (*recorder, string) {
 }
 
 func TestWrongCAHashSendsNoSecret(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	for _, role := range []pki.Role{pki.RoleAgent, pki.RoleServer} {
 		rec, addr := rogue(t)
 		token := c.token(role)
@@ -109,7 +109,7 @@ func TestWrongCAHashSendsNoSecret(t *testing.T) {
 }
 
 func TestRightCAFromAStrangerSendsNoSecret(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	// The stranger relays the true CA certificate, which is public, but cannot prove to be a master of it.
 	rec := &recorder{}
 	stranger, err := pki.NewAuthority()
@@ -144,7 +144,7 @@ func TestRightCAFromAStrangerSendsNoSecret(t *testing.T) {
 }
 
 func TestNodeNameBelongsToTheFirstMachine(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	c.registered("n1")
 	_, err := c.join(filepath.Join(t.TempDir(), "pki"), "n1", c.token(pki.RoleAgent))
 	var refused *enroll.Refused
@@ -154,7 +154,7 @@ func TestNodeNameBelongsToTheFirstMachine(t *testing.T) {
 }
 
 func TestRemovedNodeIsRefusedAtOnce(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	ctx := t.Context()
 	dir := filepath.Join(t.TempDir(), "pki")
 	a, err := c.join(dir, "n1", c.token(pki.RoleAgent))
@@ -189,7 +189,7 @@ func TestRemovedNodeIsRefusedAtOnce(t *testing.T) {
 }
 
 func TestRenewalKeepsNameAndKey(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	a := c.registered("n1")
 	client, err := enroll.NewClient(a.Trust, a.cert, []string{c.addr})
 	if err != nil {
@@ -216,7 +216,7 @@ func TestRenewalKeepsNameAndKey(t *testing.T) {
 }
 
 func TestWhatAMachineKeepsIsPrivate(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	dir := filepath.Join(t.TempDir(), "agent", "pki")
 	if _, err := c.join(dir, "n1", c.token(pki.RoleAgent)); err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func TestWhatAMachineKeepsIsPrivate(t *testing.T) {
 }
 
 func TestNoSecretInTheLog(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	good, wrong := c.token(pki.RoleAgent), c.token(pki.RoleAgent)
 	if _, err := c.join(filepath.Join(t.TempDir(), "pki"), "n1", good); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 )
 
 func TestNoAnonymousAccess(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	for _, path := range []string{"/version", "/healthz", "/livez", "/readyz", "/mgr/v1/ca"} {
 		if code, body := c.send(nil, http.MethodGet, path, ""); code != http.StatusOK {
 			t.Errorf("GET %s: %d %s", path, code, body)
@@ -31,7 +31,7 @@ func TestNoAnonymousAccess(t *testing.T) {
 }
 
 func TestNoIdentityByHeaderAlone(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	for _, headers := range [][]string{
 		{"X-Remote-User: mgr-admin", "X-Remote-Group: system:masters"},
 		{"Impersonate-User: mgr-admin", "Impersonate-Group: system:masters"},
@@ -45,7 +45,7 @@ func TestNoIdentityByHeaderAlone(t *testing.T) {
 }
 
 func TestUnauthorizedSaysWhy(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	for header, want := range map[string]string{
 		"X-None: x":               "the request carries no credentials",
 		"Authorization: Bearer x": "the bearer token is not valid: it is not a signed token",
@@ -57,7 +57,7 @@ func TestUnauthorizedSaysWhy(t *testing.T) {
 }
 
 func TestForwardedHeadersOnlyFromMasters(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	node := c.registered("n1")
 	asAdmin := []string{"X-Remote-User: mgr-admin", "X-Remote-Group: system:masters"}
 	for who, tt := range map[string]struct {
@@ -80,7 +80,7 @@ func TestForwardedHeadersOnlyFromMasters(t *testing.T) {
 }
 
 func TestImpersonationNeedsTheRight(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	jane := c.certificate(pki.Identity{Name: "jane", Orgs: []string{"devs"}})
 	for _, headers := range [][]string{
 		{"Impersonate-User: mgr-admin", "Impersonate-Group: system:masters"},
@@ -101,7 +101,7 @@ func TestImpersonationNeedsTheRight(t *testing.T) {
 }
 
 func TestAgentCertificateCannotSpeakRaft(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	node := c.registered("n1")
 	speak := func(cert *pki.Renewing) (string, error) {
 		conn, err := pki.DialRaft(t.Context(), c.authority.Trust, cert, c.addr, "m1")
@@ -125,7 +125,7 @@ func TestAgentCertificateCannotSpeakRaft(t *testing.T) {
 }
 
 func TestPathTricksReachNothing(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t)
 	node := c.registered("n1")
 	c.pod("p", "n1")
 	for _, path := range []string{
