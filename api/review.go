@@ -44,6 +44,7 @@ func isReview(group string) bool {
 // reviewEndpoint serves one of them.
 func (s *Server) reviewEndpoint(k *resource.Kind) *endpoint {
 	scope, st := s.scope(k, ""), &reviewStore{kind: k, authorizer: s.cfg.Authorizer}
+	scope.TableConvertor = nil // an answer is no list of objects: who wants a table gets 406
 	return &endpoint{kind: k, scope: scope, verbs: map[string]http.Handler{
 		"create": s.managed(scope, managedfields.NewDeducedTypeConverter, func(sc *handlers.RequestScope) http.HandlerFunc {
 			return handlers.CreateResource(st, sc, s.cfg.Admission)

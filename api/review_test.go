@@ -75,3 +75,15 @@ func TestReviewsNeedNoLeader(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An answer is no list of objects, so a printer that wants columns is told that there are none.
+func TestReviewsAreNoTables(t *testing.T) {
+	s := apitest.New(t)
+	err := s.Client.AuthorizationV1().RESTClient().Post().Resource("selfsubjectaccessreviews").
+		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").
+		Body(&authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Verb: "get", Path: "/"}}}).Do(t.Context()).Error()
+	if !apierrors.IsNotAcceptable(err) {
+		t.Errorf("a review as a table: %v", err)
+	}
+}
