@@ -2,11 +2,10 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
-	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -16,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/storage"
 
 	"mgr/fsm"
 )
@@ -110,7 +108,8 @@ func (st *store) list(ctx context.Context, options *internalversion.ListOptions)
 // listFrom is a place in a view.
 type listFrom struct {
 	view  fsm.View
-	after string // key after which the page begins
+	after string    // key after which the page begins
+	began time.Time // when the first page of the list was read; zero: now
 }
 
 // listView finds the state that the list is to be read from: of the continue token, of exactly the resourceVersion
@@ -138,55 +137,6 @@ func (st *store) listView(ctx context.Context, q Quorum, options *internalversio
 		return listFrom{}, tooOld(n, q)
 	}
 	return listFrom{view: v}, nil
-}
-
-// tokenPrefix is what storage's continue tokens want keys to begin with.
-const tokenPrefix = "/"
-
-func (st *store) continued(ctx context.Context, q Quorum, options *internalversion.ListOptions, namespace string) (listFrom, error) {
-	key, rv, err := storage.DecodeContinue(options.Continue, tokenPrefix)
-	if err != nil {
-		return listFrom{}, apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: %v", err))
-	}
-	if options.ResourceVersion != "" && options.ResourceVersion != "0" {
-		return listFrom{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-	}
-	after := strings.TrimSuffix(strings.TrimPrefix(key, tokenPrefix), "\x00")
-	if namespace != "" {
-		after = namespace + "/" + after
-	}
-	if rv < 0 { // asks for the rest of an expired list as it is now
-		if err := st.s.reached(ctx, q, ""); err != nil {
-			return listFrom{}, err
-		}
-		return listFrom{view: q.FSM().State().Resource(st.row.Storage()), after: after}, nil
-	}
-	if err := st.s.reached(ctx, q, strconv.FormatInt(rv, 10)); err != nil {
-		return listFrom{}, err
-	}
-	v, err := q.FSM().StateAt(st.row.Storage(), uint64(rv))
-	if errors.Is(err, fsm.ErrCompacted) {
-		return listFrom{}, expiredToken(key)
-	}
-	if err != nil {
-		return listFrom{}, tooOld(uint64(rv), q)
-	}
-	return listFrom{view: v, after: after}, nil
-}
-
-// expiredToken tells a client how to go on with a list whose state is gone.
-func expiredToken(key string) error {
-	const text = "The provided continue parameter is too old to display a consistent list result. You can start a new list without " +
-		"the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing " +
-		"with the provided token results in an inconsistent list - objects that were created, modified, or deleted between " +
-		"the time the first chunk was returned and now may show up in the list."
-	token, err := storage.EncodeContinue(key, tokenPrefix, -1)
-	if err != nil {
-		return apierrors.NewResourceExpired("The provided continue parameter is too old; start the list again without it.")
-	}
-	e := apierrors.NewResourceExpired(text)
-	e.ErrStatus.ListMeta.Continue = token
-	return e
 }
 
 func tooOld(rv uint64, q Quorum) error {
@@ -244,7 +194,11 @@ func (f listFrom) more(p *page, sel *selection, last *fsm.Object) error {
 	if sel.namespace != "" {
 		key = last.Key.Name
 	}
-	token, err := storage.EncodeContinue(tokenPrefix+key+"\x00", tokenPrefix, int64(f.view.Revision()))
+	began := f.began
+	if began.IsZero() {
+		began = time.Now()
+	}
+	token, err := encodeToken(continueToken{Start: key + "\x00", Revision: int64(f.view.Revision()), Began: began.Unix()})
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}

@@ -128,6 +128,7 @@ type live struct {
 	began    time.Time
 	seen     map[string]result
 	current  string // the test that runs
+	failed   string // the test whose failure is being told
 	line     []byte // not yet whole
 }
 
@@ -155,21 +156,29 @@ var passedLine = regexp.MustCompile(`^• \[([0-9.]+) seconds\]$`)
 
 func (l *live) read(line string) {
 	switch {
-	case strings.HasPrefix(line, "[sig-"): // a test begins; its labels follow its name
+	case strings.HasPrefix(line, "[sig-") && l.current == "" && l.failed == "": // a test begins; its labels follow its name
 		for _, name := range l.names {
 			if strings.HasPrefix(line, name+" ") {
 				l.current = name
 			}
 		}
 	case strings.HasPrefix(line, "• ") && l.current != "":
-		r := result{Message: "see e2e.log"}
+		r := result{}
 		if m := passedLine.FindStringSubmatch(line); m != nil {
 			seconds, _ := strconv.ParseFloat(m[1], 64) // digits, by the expression
 			r = result{Passed: true, Took: time.Duration(seconds * float64(time.Second))}
+		} else {
+			l.failed = l.current
 		}
 		l.seen[l.current] = r
 		l.show(r.Passed)
 		l.current = ""
+	case strings.HasPrefix(line, "-----"):
+		l.failed = ""
+	case l.failed != "" && strings.HasPrefix(line, "  "): // why, below the line that says that it failed
+		r := l.seen[l.failed]
+		r.Message += strings.TrimPrefix(line, "  ") + "\n"
+		l.seen[l.failed] = r
 	}
 }
 

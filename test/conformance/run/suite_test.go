@@ -20,6 +20,9 @@ func TestLiveReadsGinkgo(t *testing.T) {
 [sig-cli] a works twice [Conformance] [sig-cli, Conformance]
 • [FAILED] [0.496 seconds]
 [sig-cli] a [It] works twice [Conformance] [sig-cli, Conformance]
+/some/file.go:172
+
+  [FAILED] it does not
 ------------------------------
 [sig-cli] b works [Conformance] [sig-cli, Conformance]
 `
@@ -41,7 +44,7 @@ func TestLiveReadsGinkgo(t *testing.T) {
 	delete(l.seen, names[2])
 	text := report{names: names, results: l.seen, took: time.Minute}.text(true)
 	for _, want := range []string{"1 passed, 1 failed, 1 not run, of 3 conformance tests, in 1m0s\n", "sig-cli  1       3\n",
-		"\nFailed:\n  " + names[1] + "\n      see e2e.log\n", "\nNot run:\n  " + names[2] + "\n", "\nPassed:\n  " + names[0] + ", 20.1s\n"} {
+		"\nFailed:\n  " + names[1] + "\n      [FAILED] it does not\n", "\nNot run:\n  " + names[2] + "\n", "\nPassed:\n  " + names[0] + ", 20.1s\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %q:\n%s", want, text)
 		}
