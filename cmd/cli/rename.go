@@ -74,5 +74,5 @@ var kubectlGroups = []struct {
 	{"Look inside:", []string{"logs", "exec", "attach", "port-forward", "cp", "debug", "events", "proxy", "explain", "wait"}},
 	{"Nodes:", []string{"cordon", "uncordon", "drain", "taint"}},
 	{"Advanced:", []string{"diff", "patch", "replace", "label", "annotate", "kustomize"}},
-	{"Settings:", []string{"config", "completion", "plugin", "kuberc", "version", "api-resources", "api-versions", "cluster-info", "auth"}},
+	{"Settings:", []string{"config", "completion", "plugin", "kuberc", "version", "api-resources", "api-versions", "cluster-info", "auth", "certificate"}},
 }
