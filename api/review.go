@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/endpoints/handlers"
@@ -23,7 +24,8 @@ import (
 )
 
 // Reviews are questions in the form of objects: they can be created, are answered in their status, and are stored nowhere.
-// Every master answers them: who am I (SelfSubjectReview), may I (SelfSubjectAccessReview), may they (SubjectAccessReview).
+// Every master answers them: who am I (SelfSubjectReview), whose token is this (TokenReview), may I
+// (SelfSubjectAccessReview), may they (SubjectAccessReview).
 
 // reviewKinds are their rows, which only the API server knows.
 func reviewKinds() []*resource.Kind {
@@ -32,6 +34,7 @@ func reviewKinds() []*resource.Kind {
 	}
 	return []*resource.Kind{
 		row(authenticationv1.SchemeGroupVersion, "SelfSubjectReview", "selfsubjectreview", func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }),
+		row(authenticationv1.SchemeGroupVersion, "TokenReview", "tokenreview", func() runtime.Object { return &authenticationv1.TokenReview{} }),
 		row(authorizationv1.SchemeGroupVersion, "SelfSubjectAccessReview", "selfsubjectaccessreview", func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }),
 		row(authorizationv1.SchemeGroupVersion, "SubjectAccessReview", "subjectaccessreview", func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }),
 	}
@@ -43,7 +46,7 @@ func isReview(group string) bool {
 
 // reviewEndpoint serves one of them.
 func (s *Server) reviewEndpoint(k *resource.Kind) *endpoint {
-	scope, st := s.scope(k, ""), &reviewStore{kind: k, authorizer: s.cfg.Authorizer}
+	scope, st := s.scope(k, ""), &reviewStore{kind: k, authorizer: s.cfg.Authorizer, tokens: s.cfg.TokenReviewer}
 	scope.TableConvertor = nil // an answer is no list of objects: who wants a table gets 406
 	return &endpoint{kind: k, scope: scope, verbs: map[string]http.Handler{
 		"create": s.managed(scope, managedfields.NewDeducedTypeConverter, func(sc *handlers.RequestScope) http.HandlerFunc {
@@ -55,6 +58,7 @@ func (s *Server) reviewEndpoint(k *resource.Kind) *endpoint {
 type reviewStore struct {
 	kind       *resource.Kind
 	authorizer authorizer.Authorizer
+	tokens     authenticator.Token
 }
 
 var _ rest.Creater = &reviewStore{}
@@ -78,6 +82,10 @@ func (st *reviewStore) Create(ctx context.Context, obj runtime.Object, validate 
 	switch review := obj.(type) {
 	case *authenticationv1.SelfSubjectReview:
 		review.Status.UserInfo = userInfo(who)
+	case *authenticationv1.TokenReview:
+		if err := reviewToken(ctx, st.tokens, review); err != nil {
+			return nil, err
+		}
 	case *authorizationv1.SelfSubjectAccessReview:
 		if err := st.check(review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes, nil); err != nil {
 			return nil, err

@@ -28,10 +28,12 @@ type Config struct {
 	Authorizer    authorizer.Authorizer
 	Admission     admission.Interface // nil: admits everything
 
-	Dialer    NodeDialer        // nil: logs, exec and proxies answer 503
-	Tokens    TokenIssuer       // nil: serviceaccounts/token answers 503
-	Explainer Explainer         // nil: /mgr/v1/why answers 404
-	Peers     http.RoundTripper // to other masters, with this master's certificate; nil: a follower answers writes with 503
+	Dialer NodeDialer  // nil: logs, exec and proxies answer 503
+	Tokens TokenIssuer // nil: serviceaccounts/token answers 503
+	// TokenReviewer says whose a token is; nil: TokenReviews answer 503.
+	TokenReviewer authenticator.Token
+	Explainer     Explainer         // nil: /mgr/v1/why answers 404
+	Peers         http.RoundTripper // to other masters, with this master's certificate; nil: a follower answers writes with 503
 
 	Ranges Ranges
 	// Extra are further paths below /mgr/v1/, served to users who may use them as non-resource URLs.

@@ -64,6 +64,10 @@ type tokenStore struct{ s *Server }
 
 func (t *tokenStore) New() runtime.Object { return &authenticationv1.TokenRequest{} }
 
+// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate implements rest.SubresourceObjectMetaPreserver: the uid in a
+// request says for which account it is meant.
+func (t *tokenStore) PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate() bool { return true }
+
 func (t *tokenStore) Create(ctx context.Context, name string, obj runtime.Object, validate rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
 	req, ok := obj.(*authenticationv1.TokenRequest)
 	if !ok {
@@ -71,9 +75,6 @@ func (t *tokenStore) Create(ctx context.Context, name string, obj runtime.Object
 	}
 	if t.s.cfg.Tokens == nil {
 		return nil, unavailable("issuing tokens")
-	}
-	if req.Name != "" && req.Name != name {
-		return nil, apierrors.NewBadRequest("the name of the object (" + req.Name + ") does not match the name on the URL (" + name + ")")
 	}
 	req.ManagedFields = nil // it is never stored
 	if validate != nil {
@@ -122,7 +123,10 @@ func validateBinding(b *corev1.Binding) field.ErrorList {
 var (
 	_ rest.NamedCreater = &bindingStore{}
 	_ rest.NamedCreater = &tokenStore{}
-	_ rest.Patcher      = &scaleStore{}
+
+	_ rest.SubresourceObjectMetaPreserver = &tokenStore{}
+
+	_ rest.Patcher = &scaleStore{}
 )
 
 // scaleStore shows and sets the number of replicas of a workload.

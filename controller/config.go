@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -39,6 +40,8 @@ type Config struct {
 	ServiceIP netip.Addr
 	// Certificates sign certificate requests.
 	Certificates Certificates
+	// AccountToken makes the token that a Secret of type kubernetes.io/service-account-token holds.
+	AccountToken func(*corev1.ServiceAccount, *corev1.Secret) (string, error)
 	// RootCA is the PEM bundle by which pods trust the API.
 	RootCA []byte
 	// Synced returns once the informers show everything that was committed before this leadership; nil: do not wait.
@@ -78,6 +81,9 @@ func Prepare(c Config) error {
 	}
 	if err := f.Apps().V1().ReplicaSets().Informer().AddIndexers(cache.Indexers{byController: indexByController}); err != nil {
 		return fmt.Errorf("add the index of replica sets: %w", err)
+	}
+	if err := f.Core().V1().Secrets().Informer().AddIndexers(cache.Indexers{byAccount: indexByAccount}); err != nil {
+		return fmt.Errorf("add the index of secrets: %w", err)
 	}
 	f.Core().V1().Namespaces().Informer()
 	f.Core().V1().Nodes().Informer()
@@ -124,6 +130,8 @@ func controllers(c Config) ([]Controller, error) {
 		newServiceAccounts(f, c.Client),
 		newRootCA(f, c.Client, c.RootCA),
 		newCSRs(f, c.Client, c.Certificates),
+		newAccountTokens(f, c.Client, c.AccountToken, c.RootCA),
+		newBootstrapTokens(f, c.Client),
 		newDeployments(f, c.Client, c.Recorder),
 		newReplicas(replicaSetKind(f, c.Client), pods, c.Client.CoreV1(), c.Recorder),
 		newReplicas(replicationControllerKind(f, c.Client), pods, c.Client.CoreV1(), c.Recorder),

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type Authenticator struct {
 	Tokens *Tokens
 	Nodes  *NodeKeys
 
+	bootstrap *bootstrapTokens
 	bearer    authenticator.Request
 	webSocket authenticator.Request
 	now       func() time.Time
@@ -50,13 +52,23 @@ func New(c Config) (*Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{
+	a := &Authenticator{
 		Tokens:    tokens,
 		Nodes:     &NodeKeys{reader: c.Reader, catchUp: c.CatchUp},
-		bearer:    bearertoken.New(tokens),
-		webSocket: websocket.NewProtocolAuthenticator(tokens),
+		bootstrap: &bootstrapTokens{reader: c.Reader, catchUp: c.CatchUp, api: tokens.Audiences(), now: c.Now},
 		now:       c.Now,
-	}, nil
+	}
+	a.bearer, a.webSocket = bearertoken.New(a), websocket.NewProtocolAuthenticator(a)
+	return a, nil
+}
+
+// AuthenticateToken implements authenticator.Token: it says whose a bearer token is, for the audiences of ctx, by default
+// the API server's. The error's text is meant for the sender.
+func (a *Authenticator) AuthenticateToken(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+	if looksLikeBootstrap(token) {
+		return a.bootstrap.AuthenticateToken(ctx, token)
+	}
+	return a.Tokens.AuthenticateToken(ctx, token)
 }
 
 // AuthenticateRequest says who sends r. The error's text is meant for the sender (401). Credentials and forwarded

@@ -27,25 +27,18 @@ const (
 // Issue answers a TokenRequest for the service account namespace/name (subresource serviceaccounts/token) with a new
 // object that has what the request left open and a status. Errors are API errors.
 func (t *Tokens) Issue(ctx context.Context, namespace, name string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-	out := request.DeepCopy()
-	spec := &out.Spec
-	if spec.ExpirationSeconds == nil {
-		seconds := int64(defaultTokenSeconds)
-		spec.ExpirationSeconds = &seconds
-	}
-	if len(spec.Audiences) == 0 {
-		spec.Audiences = t.Audiences()
-	}
-	if errs := validateTokenRequest(out); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), name, errs)
-	}
 	account, found, err := lookup[*corev1.ServiceAccount](ctx, t.reader, serviceAccounts, namespace, name)
 	if err != nil || !found {
 		return nil, notFound(err, serviceAccounts, name)
 	}
-	private := privateClaims{Namespace: namespace, ServiceAccount: ref{name, string(account.UID)}}
+	out := request.DeepCopy()
+	if err := t.complete(out, account); err != nil {
+		return nil, err
+	}
+	spec := &out.Spec
+	private := &privateClaims{Namespace: namespace, ServiceAccount: ref{name, string(account.UID)}}
 	if spec.BoundObjectRef != nil {
-		if err := t.bind(ctx, &private, spec.BoundObjectRef); err != nil {
+		if err := t.bind(ctx, private, spec.BoundObjectRef); err != nil {
 			return nil, err
 		}
 	}
@@ -63,9 +56,39 @@ func (t *Tokens) Issue(ctx context.Context, namespace, name string, request *aut
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	out.Name, out.Namespace, out.CreationTimestamp = name, namespace, metav1.NewTime(now)
+	out.CreationTimestamp = metav1.NewTime(now)
 	out.Status = authenticationv1.TokenRequestStatus{Token: text, ExpirationTimestamp: metav1.NewTime(expires)}
 	return out, nil
+}
+
+// complete fills in what the request left open, and refuses one that is for another account or asks for too much.
+func (t *Tokens) complete(r *authenticationv1.TokenRequest, account *corev1.ServiceAccount) error {
+	kind := authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind()
+	mismatch := func(what, value string) error {
+		return apierrors.NewInvalid(kind, account.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", what), value, "must match the service account "+what+" if specified")})
+	}
+	switch {
+	case r.Name != "" && r.Name != account.Name:
+		return mismatch("name", r.Name)
+	case r.Namespace != "" && r.Namespace != account.Namespace:
+		return mismatch("namespace", r.Namespace)
+	case r.UID != "" && r.UID != account.UID:
+		return apierrors.NewConflict(schema.GroupResource{Group: kind.Group, Resource: kind.Kind}, account.Name, fmt.Errorf(
+			"the UID in the token request (%s) does not match the UID of the service account (%s)", r.UID, account.UID))
+	}
+	r.Name, r.Namespace, r.UID = account.Name, account.Namespace, account.UID
+	if r.Spec.ExpirationSeconds == nil {
+		seconds := int64(defaultTokenSeconds)
+		r.Spec.ExpirationSeconds = &seconds
+	}
+	if len(r.Spec.Audiences) == 0 {
+		r.Spec.Audiences = t.Audiences()
+	}
+	if errs := validateTokenRequest(r); len(errs) > 0 {
+		return apierrors.NewInvalid(kind, "", errs)
+	}
+	return nil
 }
 
 func validateTokenRequest(r *authenticationv1.TokenRequest) field.ErrorList {
@@ -76,6 +99,9 @@ func validateTokenRequest(r *authenticationv1.TokenRequest) field.ErrorList {
 	}
 	if seconds > maxTokenSeconds {
 		errs = append(errs, field.Invalid(path, seconds, "may not specify a duration larger than 2^32 seconds"))
+	}
+	if given := r.Spec.Attestations; len(given) > 0 {
+		return field.ErrorList{field.Invalid(field.NewPath("spec", "attestations"), given, "attestations may only be specified with a webhook bound object reference")}
 	}
 	return errs
 }

@@ -45,7 +45,8 @@ type Tokens struct {
 // claims is the payload of a token. Names are Kubernetes'.
 type claims struct {
 	jwt.Claims
-	Private privateClaims `json:"kubernetes.io"`
+	legacyClaims                // of the issuer legacyIssuer only
+	Private      *privateClaims `json:"kubernetes.io,omitempty"` // of all others
 }
 
 type privateClaims struct {
@@ -114,14 +115,24 @@ func (t *Tokens) AuthenticateToken(ctx context.Context, token string) (*authenti
 	if !ok {
 		wanted = t.Audiences()
 	}
-	audiences := wanted.Intersect(authenticator.Audiences(c.Audience))
+	given := authenticator.Audiences(c.Audience)
+	if c.Private == nil {
+		given = t.Audiences() // what a Secret keeps is for the API server
+	}
+	audiences := wanted.Intersect(given)
 	if len(audiences) == 0 {
-		return nil, false, fmt.Errorf("it was issued for the audiences %q, not for %q", []string(c.Audience), []string(wanted))
+		return nil, false, fmt.Errorf("it was issued for the audiences %q, not for %q", []string(given), []string(wanted))
+	}
+	if c.Private == nil {
+		if err := t.catchUp.confirm(ctx, func() error { return c.hold(ctx, t, token) }); err != nil {
+			return nil, false, err
+		}
+		return &authenticator.Response{User: c.legacyClaims.user(), Audiences: audiences}, true, nil
 	}
 	if err := t.checkTime(c); err != nil {
 		return nil, false, err
 	}
-	if err := t.catchUp.confirm(ctx, func() error { return t.checkBound(ctx, &c.Private) }); err != nil {
+	if err := t.catchUp.confirm(ctx, func() error { return t.checkBound(ctx, c.Private) }); err != nil {
 		return nil, false, err
 	}
 	return &authenticator.Response{User: c.user(), Audiences: audiences}, true, nil
@@ -141,19 +152,31 @@ func (t *Tokens) verify(token string) (*claims, error) {
 	if err := parsed.Claims(t.key.Key, c); err != nil {
 		return nil, errors.New("its signature is not this cluster's")
 	}
-	p := &c.Private
-	switch {
-	case c.Issuer != t.issuer:
-		return nil, fmt.Errorf("it was issued by %q, not by %q", c.Issuer, t.issuer)
-	case c.Expiry == nil:
-		return nil, errors.New("it has no expiry")
-	case p.Namespace == "" || p.ServiceAccount.Name == "" || p.ServiceAccount.UID == "":
-		return nil, errors.New("it names no service account")
-	case c.Subject != serviceaccount.MakeUsername(p.Namespace, p.ServiceAccount.Name):
-		return nil, errors.New("its subject is not the service account it names")
+	if err := t.form(c); err != nil {
+		return nil, err
 	}
 	t.verified.Add(sum, c, verifiedFor)
 	return c, nil
+}
+
+// form says what is wrong with claims that this cluster signed.
+func (t *Tokens) form(c *claims) error {
+	if c.Issuer == legacyIssuer {
+		c.Private = nil
+		return c.legacyClaims.form(c)
+	}
+	p := c.Private
+	switch {
+	case c.Issuer != t.issuer:
+		return fmt.Errorf("it was issued by %q, not by %q", c.Issuer, t.issuer)
+	case c.Expiry == nil:
+		return errors.New("it has no expiry")
+	case p == nil || p.Namespace == "" || p.ServiceAccount.Name == "" || p.ServiceAccount.UID == "":
+		return errors.New("it names no service account")
+	case c.Subject != serviceaccount.MakeUsername(p.Namespace, p.ServiceAccount.Name):
+		return errors.New("its subject is not the service account it names")
+	}
+	return nil
 }
 
 func (t *Tokens) checkTime(c *claims) error {
@@ -171,7 +194,7 @@ func (t *Tokens) checkTime(c *claims) error {
 const clockLeeway = time.Minute
 
 func (c *claims) user() user.Info {
-	p := &c.Private
+	p := c.Private
 	info := &serviceaccount.ServiceAccountInfo{Namespace: p.Namespace, Name: p.ServiceAccount.Name, UID: p.ServiceAccount.UID}
 	if c.ID != "" {
 		info.CredentialID = "JTI=" + c.ID
@@ -182,7 +205,11 @@ func (c *claims) user() user.Info {
 	if p.Node != nil {
 		info.NodeName, info.NodeUID = p.Node.Name, p.Node.UID
 	}
-	u := info.UserInfo()
+	return authenticated(info.UserInfo())
+}
+
+// authenticated is u with the group of all who proved who they are.
+func authenticated(u user.Info) user.Info {
 	return &user.DefaultInfo{Name: u.GetName(), UID: u.GetUID(), Groups: withAuthenticated(u.GetGroups()), Extra: u.GetExtra()}
 }
 

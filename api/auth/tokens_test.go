@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -253,5 +254,53 @@ func TestOthersCanVerifyTokens(t *testing.T) {
 	var c jwt.Claims
 	if err := token.Claims(keys, &c); err != nil || c.Subject != "system:serviceaccount:ns:sa" {
 		t.Errorf("verified with the published keys: %+v, %v", c, err)
+	}
+}
+
+func TestTokenRequestIsForTheAccountItNames(t *testing.T) {
+	w, sa := newTokenWorld(t)
+	ask := func(meta metav1.ObjectMeta) error {
+		_, err := w.Tokens.Issue(t.Context(), "ns", "sa", &authenticationv1.TokenRequest{ObjectMeta: meta})
+		return err
+	}
+	if err := ask(metav1.ObjectMeta{Namespace: "ns", Name: "sa", UID: sa.UID}); err != nil {
+		t.Error(err)
+	}
+	for what, tt := range map[string]struct {
+		meta metav1.ObjectMeta
+		is   func(error) bool
+		want string
+	}{
+		"name":      {metav1.ObjectMeta{Name: "other"}, apierrors.IsInvalid, "metadata.name: Invalid value: \"other\": must match the service account name if specified"},
+		"namespace": {metav1.ObjectMeta{Namespace: "other"}, apierrors.IsInvalid, "must match the service account namespace"},
+		"uid":       {metav1.ObjectMeta{UID: "other"}, apierrors.IsConflict, "the UID in the token request (other) does not match the UID of the service account (uid-sa)"},
+	} {
+		if err := ask(tt.meta); err == nil || !tt.is(err) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("another %s: %v", what, err)
+		}
+	}
+}
+
+func TestDiscoveryDocumentsAreServedAtTheirPathsOnly(t *testing.T) {
+	w, _ := newTokenWorld(t)
+	docs, err := w.Tokens.Documents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		method, at, path string
+		code             int
+		mediaType        string
+	}{
+		{"GET", DiscoveryPath, DiscoveryPath, 200, "application/json"},
+		{"GET", JWKSPath, JWKSPath, 200, "application/jwk-set+json"},
+		{"GET", JWKSPath, JWKSPath + "/x", 404, "text/plain"},
+		{"POST", JWKSPath, JWKSPath, 405, "text/plain"},
+	} {
+		rec := httptest.NewRecorder()
+		docs[tt.at].ServeHTTP(rec, httptest.NewRequest(tt.method, tt.path, nil))
+		if got := rec.Header().Get("Content-Type"); rec.Code != tt.code || !strings.HasPrefix(got, tt.mediaType) {
+			t.Errorf("%s %s: %d, %s", tt.method, tt.path, rec.Code, got)
+		}
 	}
 }

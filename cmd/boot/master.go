@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -62,6 +63,7 @@ type Master struct {
 	node      *raftnode.Node
 	tunnels   *tunnel.Registry
 	nodeKeys  *auth.NodeKeys
+	tokens    *auth.Tokens
 	joins     *join.Server
 	api       *api.Server
 	duties    *duties
@@ -173,7 +175,7 @@ func (m *Master) assemble() error {
 	if err != nil {
 		return err
 	}
-	m.nodeKeys = authn.Nodes
+	m.nodeKeys, m.tokens = authn.Nodes, authn.Tokens
 	m.tunnels = tunnel.NewRegistry(m.log)
 	m.duties = &duties{master: m}
 	m.joins = join.New(join.Config{
@@ -182,6 +184,12 @@ func (m *Master) assemble() error {
 		Members: m.members, AddMember: m.node.Join,
 		ClusterConfig: func() any { return m.settings() }, Log: m.log,
 	})
+	// What members and administrators ask for, and the documents by which others verify service-account tokens.
+	extra, err := authn.Tokens.Documents()
+	if err != nil {
+		return err
+	}
+	maps.Copy(extra, m.joins.Extra())
 	authorizer := auth.NewAuthorizer(auth.AuthorizerConfig{Feed: reader, CatchUp: m.node.ReadIndex})
 	m.api, err = api.New(api.Config{
 		Quorum:        m.node,
@@ -191,8 +199,8 @@ func (m *Master) assemble() error {
 			Reader: reader, CatchUp: m.node.ReadIndex, TolerationSeconds: int64(m.cfg.PodToleration / time.Second),
 			Authorizer: authorizer, NodeRegistered: m.joins.NodeRegistered,
 		}),
-		Dialer:    m.tunnels,
-		Tokens:    authn.Tokens,
+		Dialer: m.tunnels,
+		Tokens: authn.Tokens, TokenReviewer: authn,
 		Explainer: m.duties,
 		Peers:     m.peerTransport(),
 		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
@@ -200,7 +208,7 @@ func (m *Master) assemble() error {
 		Gauges:    m.node.Gauges,
 		Ready:     map[string]func(context.Context) error{"basic-namespaces": basicsExist(reader)},
 		Public:    m.joins.Public(),
-		Extra:     m.extra(authn.Tokens),
+		Extra:     extra,
 		Log:       m.log,
 	})
 	if err != nil {
@@ -211,25 +219,6 @@ func (m *Master) assemble() error {
 		return err
 	}
 	return m.duties.prepare()
-}
-
-// extra are the paths for members and administrators, and the documents by which others verify service-account tokens.
-func (m *Master) extra(tokens *auth.Tokens) map[string]http.Handler {
-	paths := m.joins.Extra()
-	for path, document := range map[string]func() ([]byte, error){auth.DiscoveryPath: tokens.Discovery, auth.JWKSPath: tokens.JWKS} {
-		paths[path] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			body, err := document()
-			if err != nil {
-				m.log.Error("serving a token document", "path", path, "err", err)
-				http.Error(w, "the document cannot be made", http.StatusInternalServerError)
-				return
-			}
-			w.Header().Set("Content-Type", "application/json")
-			// A client that went away is its own affair.
-			_, _ = w.Write(body)
-		})
-	}
-	return paths
 }
 
 // peerTransport carries requests to other masters, which prove to be one.
