@@ -69,6 +69,7 @@ lint: ## gofmt, vet, import rules, and golangci-lint where it is installed
 .PHONY: generate
 generate: ## write generated files again (after an upgrade of k8s.io/api)
 	resource/declared/generate
+	go generate ./api/tags
 
 .PHONY: clean
 clean: ## remove what was built

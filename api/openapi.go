@@ -1,6 +1,10 @@
 package api
 
 import (
+	"cmp"
+	"crypto/sha512"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"reflect"
@@ -9,12 +13,14 @@ import (
 
 	"github.com/gorilla/mux"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/cached"
 	"k8s.io/kube-openapi/pkg/handler3"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
+	"mgr/api/tags"
 	"mgr/resource"
 )
 
@@ -25,7 +31,9 @@ func (s *Server) openAPIRoutes(r *mux.Router) {
 	docs := handler3.NewOpenAPIService()
 	for _, gv := range s.groupVersions() {
 		docs.UpdateGroupVersionLazy(apiPrefix(gv)[1:], cached.Func(func() (*spec3.OpenAPI, string, error) {
-			return s.openAPI(gv), Version().GitVersion, nil
+			doc := s.openAPI(gv)
+			text, err := doc.MarshalJSON()
+			return doc, fmt.Sprintf("%X", sha512.Sum512_256(text)), err // the hash is the ETag
 		}))
 	}
 	r.Path("/openapi/v3").Methods(http.MethodGet).HandlerFunc(docs.HandleDiscovery)
@@ -41,7 +49,7 @@ func apiPrefix(gv schema.GroupVersion) string {
 }
 
 func (s *Server) openAPI(gv schema.GroupVersion) *spec3.OpenAPI {
-	b := schemaBuilder{components: map[string]*spec.Schema{}, refs: "#/components/schemas/"}
+	b := schemaBuilder{components: map[string]*spec.Schema{}, refs: "#/components/schemas/", of: gv}
 	return &spec3.OpenAPI{
 		Version:    "3.0.0",
 		Info:       about(),
@@ -54,68 +62,6 @@ func about() *spec.Info {
 	return &spec.Info{InfoProps: spec.InfoProps{Title: "mgr", Version: Version().GitVersion}}
 }
 
-// paths of a group and version; the schemas that they refer to are collected by b.
-func (s *Server) paths(b *schemaBuilder, gv schema.GroupVersion) map[string]*spec3.Path {
-	paths := map[string]*spec3.Path{}
-	for _, k := range s.rows(gv) {
-		b.top(k.New(), k.GVK())
-		if k.NewList != nil {
-			b.top(k.NewList(), gv.WithKind(k.Kind+"List"))
-		}
-		base := apiPrefix(gv)
-		if k.Namespaced {
-			base += "/namespaces/{namespace}"
-		}
-		base += "/" + k.Resource
-		paths[base] = b.path(k, map[string]string{"list": "get", "create": "post", "deletecollection": "delete"})
-		if k.NewList == nil {
-			continue
-		}
-		paths[base+"/{name}"] = b.path(k, map[string]string{"get": "get", "update": "put", "patch": "patch", "delete": "delete"})
-	}
-	return paths
-}
-
-// writeParameters are the query parameters by which clients see what writes can do.
-var writeParameters = []string{"dryRun", "fieldManager", "fieldValidation"}
-
-// path describes the operations of a row's path; verbs maps Kubernetes' verbs to methods.
-func (b *schemaBuilder) path(k *resource.Kind, verbs map[string]string) *spec3.Path {
-	p := &spec3.Path{}
-	for _, verb := range verbsOf(k) {
-		body := k.New()
-		if verb == "list" {
-			body = k.NewList()
-		}
-		answer := &spec3.Response{ResponseProps: spec3.ResponseProps{Description: "OK", Content: map[string]*spec3.MediaType{
-			"application/json": {MediaTypeProps: spec3.MediaTypeProps{Schema: b.ref(reflect.TypeOf(body).Elem())}}}}}
-		op := &spec3.Operation{OperationProps: spec3.OperationProps{
-			OperationId: verb + k.Group + k.Version + k.Kind,
-			Responses:   &spec3.Responses{ResponsesProps: spec3.ResponsesProps{StatusCodeResponses: map[int]*spec3.Response{200: answer}}},
-		}}
-		op.AddExtension("x-kubernetes-action", verb)
-		op.AddExtension("x-kubernetes-group-version-kind", gvkExtension(k.GVK()))
-		if method := verbs[verb]; method == "post" || method == "put" || method == "patch" {
-			for _, name := range writeParameters {
-				op.Parameters = append(op.Parameters, &spec3.Parameter{ParameterProps: spec3.ParameterProps{Name: name, In: "query", Schema: spec.StringProperty()}})
-			}
-		}
-		switch verbs[verb] {
-		case "get":
-			p.Get = op
-		case "post":
-			p.Post = op
-		case "put":
-			p.Put = op
-		case "patch":
-			p.Patch = op
-		case "delete":
-			p.Delete = op
-		}
-	}
-	return p
-}
-
 func gvkExtension(gvk schema.GroupVersionKind) map[string]any {
 	return map[string]any{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}
 }
@@ -125,14 +71,28 @@ type schemaBuilder struct {
 	components map[string]*spec.Schema
 	refs       string // where the document keeps them
 	swagger    bool   // OpenAPI v2: a reference may stand beside a description
+	of         schema.GroupVersion
 }
 
-// top adds a kind that has a path.
-func (b *schemaBuilder) top(obj any, gvk schema.GroupVersionKind) {
-	t := reflect.TypeOf(obj).Elem()
-	b.ref(t)
-	if c := b.components[modelName(t)]; c != nil {
-		c.AddExtension("x-kubernetes-group-version-kind", []any{gvkExtension(gvk)})
+// kinds says what a type is called when it stands alone. Options are known in every group: a document names the core's and its own.
+func (b *schemaBuilder) kinds(c *spec.Schema, t reflect.Type) {
+	obj, ok := reflect.New(t).Interface().(runtime.Object)
+	if !ok {
+		return
+	}
+	known, _, err := resource.Scheme.ObjectKinds(obj)
+	if err != nil {
+		return
+	}
+	slices.SortFunc(known, func(x, y schema.GroupVersionKind) int { return cmp.Compare(x.String(), y.String()) })
+	var all []any
+	for _, gvk := range known {
+		if len(known) == 1 || b.swagger || gvk.GroupVersion() == b.of || gvk.GroupVersion() == metav1.Unversioned {
+			all = append(all, gvkExtension(gvk))
+		}
+	}
+	if all != nil {
+		c.AddExtension("x-kubernetes-group-version-kind", all)
 	}
 }
 
@@ -142,6 +102,7 @@ type (
 	typed      interface{ OpenAPISchemaType() []string }
 	formatted  interface{ OpenAPISchemaFormat() string }
 	documented interface{ SwaggerDoc() map[string]string }
+	ambiguous  interface{ OpenAPIV3OneOfTypes() []string }
 )
 
 func modelName(t reflect.Type) string {
@@ -156,14 +117,6 @@ func (b *schemaBuilder) ref(t reflect.Type) *spec.Schema {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	zero := reflect.New(t).Elem().Interface()
-	if s, ok := zero.(typed); ok {
-		format := ""
-		if f, ok := zero.(formatted); ok {
-			format = f.OpenAPISchemaFormat()
-		}
-		return &spec.Schema{SchemaProps: spec.SchemaProps{Type: s.OpenAPISchemaType(), Format: format}}
-	}
 	name := modelName(t)
 	if name == "" || t.Kind() != reflect.Struct {
 		return b.inline(t)
@@ -172,11 +125,32 @@ func (b *schemaBuilder) ref(t reflect.Type) *spec.Schema {
 		c := &spec.Schema{}
 		b.components[name] = c // before its fields: types may contain themselves
 		*c = *b.inline(t)
+		b.kinds(c, t)
+		if atomic := tags.Of(t, "")["structType"]; atomic != nil {
+			c.AddExtension("x-kubernetes-map-type", atomic[0])
+		}
 	}
 	return spec.RefSchema(b.refs + name)
 }
 
 func (b *schemaBuilder) inline(t reflect.Type) *spec.Schema {
+	zero := reflect.New(t).Elem().Interface()
+	if s, ok := zero.(typed); ok {
+		out := &spec.Schema{SchemaProps: spec.SchemaProps{Type: s.OpenAPISchemaType()}}
+		if o, ok := zero.(ambiguous); ok && !b.swagger {
+			out.Type = nil
+			for _, name := range o.OpenAPIV3OneOfTypes() {
+				out.OneOf = append(out.OneOf, spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{name}}})
+			}
+		}
+		if f, ok := zero.(formatted); ok {
+			out.Format = f.OpenAPISchemaFormat()
+		}
+		if d, ok := zero.(documented); ok {
+			out.Description = d.SwaggerDoc()[""]
+		}
+		return out
+	}
 	switch t.Kind() {
 	case reflect.Bool:
 		return spec.BooleanProperty()
@@ -240,15 +214,56 @@ func (b *schemaBuilder) fields(t reflect.Type, docs map[string]string, s *spec.S
 			p = &spec.Schema{SchemaProps: spec.SchemaProps{AllOf: []spec.Schema{*p}}}
 		}
 		p.Description = docs[name]
-		if strategy := f.Tag.Get("patchStrategy"); strategy != "" {
-			p.AddExtension("x-kubernetes-patch-strategy", strategy)
-		}
-		if key := f.Tag.Get("patchMergeKey"); key != "" {
-			p.AddExtension("x-kubernetes-patch-merge-key", key)
-		}
-		if !strings.Contains(rest, "omitempty") && !strings.Contains(rest, "omitzero") {
+		omit := strings.Contains(rest, "omitempty") || strings.Contains(rest, "omitzero")
+		said := tags.Of(t, name)
+		describeField(p, f, said)
+		p.Default = defaultOf(f.Type, omit, said["default"])
+		if said["required"] != nil || said["optional"] == nil && !omit {
 			s.Required = append(s.Required, name)
 		}
 		s.SetProperty(name, *p)
 	}
+}
+
+// describeField says how a field is merged by patches and by server-side apply.
+func describeField(p *spec.Schema, f reflect.StructField, said map[string][]string) {
+	if strategy := f.Tag.Get("patchStrategy"); strategy != "" {
+		p.AddExtension("x-kubernetes-patch-strategy", strategy)
+	}
+	if key := f.Tag.Get("patchMergeKey"); key != "" {
+		p.AddExtension("x-kubernetes-patch-merge-key", key)
+	}
+	for tag, extension := range map[string]string{
+		"listType": "x-kubernetes-list-type", "mapType": "x-kubernetes-map-type", "structType": "x-kubernetes-map-type",
+	} {
+		if values := said[tag]; values != nil {
+			p.AddExtension(extension, values[0])
+		}
+	}
+	if keys := said["listMapKey"]; keys != nil {
+		p.AddExtension("x-kubernetes-list-map-keys", keys)
+	}
+}
+
+// defaultOf a field: what its comment says, else what leaving it out means in Go. Types that decode themselves have none.
+func defaultOf(t reflect.Type, omit bool, said []string) any {
+	if said != nil {
+		var v any
+		if json.Unmarshal([]byte(said[0]), &v) == nil {
+			return v
+		}
+	}
+	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		return map[string]any{}
+	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Array, reflect.Interface:
+		return nil
+	}
+	if omit {
+		return nil
+	}
+	return reflect.Zero(t).Interface()
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +17,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
@@ -145,8 +145,8 @@ func (s *Server) swagger() *spec.Swagger {
 	for _, gv := range s.groupVersions() {
 		for path, p := range s.paths(&b, gv) {
 			paths[path] = spec.PathItem{PathItemProps: spec.PathItemProps{
-				Get: older(p.Get), Post: older(p.Post), Put: older(p.Put), Patch: olderPatch(p.Patch), Delete: older(p.Delete),
-				Parameters: variables(path),
+				Get: older(p.Get), Post: older(p.Post), Put: older(p.Put), Patch: older(p.Patch), Delete: older(p.Delete),
+				Head: older(p.Head), Options: older(p.Options), Parameters: variables(p.Parameters),
 			}}
 		}
 	}
@@ -159,22 +159,24 @@ func (s *Server) swagger() *spec.Swagger {
 	}}
 }
 
-// variables of a path: {namespace}, {name}.
-func variables(path string) []spec.Parameter {
-	var all []spec.Parameter
-	for _, name := range []string{"namespace", "name"} {
-		if strings.Contains(path, "{"+name+"}") {
-			all = append(all, parameter("path", name))
-		}
+// variables of a path: {namespace}, {name}, {path}.
+func variables(all []*spec3.Parameter) []spec.Parameter {
+	var out []spec.Parameter
+	for _, p := range all {
+		out = append(out, olderParameter(p))
 	}
-	return all
+	return out
 }
 
-func parameter(in, name string) spec.Parameter {
-	return spec.Parameter{
-		ParamProps:   spec.ParamProps{Name: name, In: in, Required: in == "path"},
+func olderParameter(p *spec3.Parameter) spec.Parameter {
+	out := spec.Parameter{
+		ParamProps:   spec.ParamProps{Name: p.Name, In: p.In, Required: p.Required},
 		SimpleSchema: spec.SimpleSchema{Type: "string"},
 	}
+	if p.Schema != nil && len(p.Schema.Type) == 1 && p.Schema.Type[0] != "array" && p.Schema.Type[0] != "object" {
+		out.Type = p.Schema.Type[0]
+	}
+	return out
 }
 
 // older is an operation in the form of OpenAPI v2.
@@ -184,32 +186,29 @@ func older(op *spec3.Operation) *spec.Operation {
 	}
 	out := &spec.Operation{
 		VendorExtensible: op.VendorExtensible,
-		OperationProps:   spec.OperationProps{ID: op.OperationId, Produces: []string{"application/json"}, Responses: &spec.Responses{}},
+		OperationProps:   spec.OperationProps{ID: op.OperationId, Responses: &spec.Responses{}},
 	}
 	out.Responses.StatusCodeResponses = map[int]spec.Response{}
-	var body *spec.Schema
 	for code, answer := range op.Responses.StatusCodeResponses {
-		body = answer.Content["application/json"].Schema
-		out.Responses.StatusCodeResponses[code] = spec.Response{ResponseProps: spec.ResponseProps{Description: answer.Description, Schema: body}}
+		r := spec.Response{ResponseProps: spec.ResponseProps{Description: answer.Description}}
+		for mediaType, content := range answer.Content {
+			r.Schema = content.Schema
+			if !slices.Contains(out.Produces, mediaType) {
+				out.Produces = append(out.Produces, mediaType)
+			}
+		}
+		out.Responses.StatusCodeResponses[code] = r
 	}
-	for _, p := range op.Parameters {
-		out.Parameters = append(out.Parameters, parameter("query", p.Name))
+	slices.Sort(out.Produces)
+	out.Parameters = variables(op.Parameters)
+	if op.RequestBody == nil {
+		return out
 	}
-	if len(op.Parameters) > 0 { // it writes
-		out.Consumes = []string{"application/json", "application/yaml"}
-		out.Parameters = append(out.Parameters, spec.Parameter{ParamProps: spec.ParamProps{Name: "body", In: "body", Required: true, Schema: body}})
+	body := spec.Parameter{ParamProps: spec.ParamProps{Name: "body", In: "body", Required: op.RequestBody.Required}}
+	for mediaType, content := range op.RequestBody.Content {
+		out.Consumes, body.Schema = append(out.Consumes, mediaType), content.Schema
 	}
-	return out
-}
-
-// olderPatch: the body is of the patch's type, not of the object's.
-func olderPatch(op *spec3.Operation) *spec.Operation {
-	out := older(op)
-	if out == nil {
-		return nil
-	}
-	out.Consumes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
-	last := &out.Parameters[len(out.Parameters)-1]
-	last.Schema = &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
+	slices.Sort(out.Consumes)
+	out.Parameters = append(out.Parameters, body)
 	return out
 }

@@ -53,11 +53,7 @@ func TestDiscovery(t *testing.T) {
 
 func upstreamDiscovery(t *testing.T) map[string]string {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	folder := filepath.Join(strings.TrimSpace(string(dir)), "api", "discovery")
+	folder := upstreamFolder(t)
 	all := map[string]string{}
 	for _, file := range []string{"aggregated_v2.json", "api__v1.json"} {
 		b, err := os.ReadFile(filepath.Join(folder, file))
@@ -71,6 +67,16 @@ func upstreamDiscovery(t *testing.T) map[string]string {
 		aggregatedDiscovery(t, b, all)
 	}
 	return all
+}
+
+// upstreamFolder holds the discovery documents of k8s.io/kubernetes.
+func upstreamFolder(t *testing.T) string {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(strings.TrimSpace(string(dir)), "api", "discovery")
 }
 
 func ourDiscovery(t *testing.T) map[string]string {
