@@ -47,26 +47,22 @@ func (s *Server) bindBatch(ctx context.Context, bindings []Binding, out []error)
 	}
 	for len(todo) > 0 {
 		var ops []fsm.Op
-		var pods []*corev1.Pod
 		var of []int
 		for _, i := range todo {
 			b := &bindings[i]
-			op, pod, err := s.bindOp(s.cfg.Quorum, b.Namespace, b.Name, &corev1.Binding{
+			op, err := s.bindOp(s.cfg.Quorum, b.Namespace, b.Name, &corev1.Binding{
 				ObjectMeta: metav1.ObjectMeta{UID: types.UID(b.UID)}, Target: corev1.ObjectReference{Name: b.Node}})
 			if out[i] = err; err == nil {
-				ops, pods, of = append(ops, op), append(pods, pod), append(of, i)
+				ops, of = append(ops, op), append(of, i)
 			}
 		}
 		if len(ops) == 0 {
 			return
 		}
-		res, err := s.propose(ctx, s.cfg.Quorum, ops...)
+		_, err := s.propose(ctx, s.cfg.Quorum, ops...)
 		var r *refused
 		switch {
 		case err == nil:
-			for n, o := range res.Objects {
-				_, _ = remember(podRow(), o, pods[n])
-			}
 			return
 		case errors.As(err, &r) && (r.Reason == fsm.ReasonConflict || r.Reason == fsm.ReasonNotFound):
 			todo = of
@@ -85,34 +81,31 @@ func podRow() *resource.Kind { return resource.Storage("pods") }
 func (st *store) bind(ctx context.Context, name string, binding *corev1.Binding, dry bool) error {
 	return st.settle(ctx, name, func(*fsm.Object) error {
 		q := st.quorum(ctx)
-		op, pod, err := st.s.bindOp(q, st.key(ctx, name).Namespace, name, binding)
+		op, err := st.s.bindOp(q, st.key(ctx, name).Namespace, name, binding)
 		if err != nil || dry {
 			return err
 		}
-		o, err := st.write(ctx, q, op)
-		if err == nil {
-			_, err = remember(st.row, o, pod)
-		}
+		_, err = st.write(ctx, q, op)
 		return err
 	})
 }
 
-// bindOp makes the write that assigns a pod, and the pod as it will be.
-func (s *Server) bindOp(q Quorum, namespace, name string, b *corev1.Binding) (fsm.Op, *corev1.Pod, error) {
+// bindOp makes the write that assigns a pod.
+func (s *Server) bindOp(q Quorum, namespace, name string, b *corev1.Binding) (fsm.Op, error) {
 	o := q.FSM().State().Get(fsm.Key{Resource: "pods", Namespace: namespace, Name: name})
 	if o == nil {
-		return fsm.Op{}, nil, apierrors.NewNotFound(podsGR, name)
+		return fsm.Op{}, apierrors.NewNotFound(podsGR, name)
 	}
 	d, err := decodedOf(podRow(), o)
 	if err != nil {
-		return fsm.Op{}, nil, apierrors.NewInternalError(err)
+		return fsm.Op{}, apierrors.NewInternalError(err)
 	}
 	old, ok := d.obj.(*corev1.Pod)
 	if !ok {
-		return fsm.Op{}, nil, apierrors.NewInternalError(fmt.Errorf("stored pod %s/%s is a %T", namespace, name, d.obj))
+		return fsm.Op{}, apierrors.NewInternalError(fmt.Errorf("stored pod %s/%s is a %T", namespace, name, d.obj))
 	}
 	if err := mayBind(old, b); err != nil {
-		return fsm.Op{}, nil, apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, name, err)
+		return fsm.Op{}, apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, name, err)
 	}
 	pod := old.DeepCopy()
 	pod.Spec.NodeName = b.Target.Name
@@ -123,11 +116,11 @@ func (s *Server) bindOp(q Quorum, namespace, name string, b *corev1.Binding) (fs
 		metav1.SetMetaDataLabel(&pod.ObjectMeta, k, v)
 	}
 	setScheduled(pod)
-	op := fsm.Op{Verb: fsm.Update, Key: o.Key, UID: o.UID, If: fsm.Precondition{Revision: o.Revision}}
+	op := fsm.Op{Verb: fsm.Update, Key: o.Key, UID: o.UID, If: fsm.Precondition{Revision: o.Revision}, Form: form{podRow(), pod}}
 	if op.Data, op.RevisionAt, err = encode(pod); err != nil {
-		return fsm.Op{}, nil, apierrors.NewInternalError(err)
+		return fsm.Op{}, apierrors.NewInternalError(err)
 	}
-	return op, pod, nil
+	return op, nil
 }
 
 // mayBind says why a pod cannot be assigned.

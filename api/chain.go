@@ -63,15 +63,16 @@ func (s *Server) chain(h http.Handler) http.Handler {
 // deep decoders cost 4 % of a create.
 //
 //go:noinline
-func growStack() byte {
+func growStack(at int) byte {
 	var room [24 << 10]byte
-	return room[len(room)/2]
+	room[at] = 1 // at is not known to the compiler, which would leave the room out
+	return room[at/2]
 }
 
 // observe recovers panics, and counts and logs every request.
 func (s *Server) observe(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		growStack()
+		growStack(len(r.Method))
 		begin := time.Now()
 		rec := &recorder{ResponseWriter: w}
 		id := r.Header.Get("Audit-ID")

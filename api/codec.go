@@ -108,16 +108,37 @@ func newDecoded(k *resource.Kind, obj runtime.Object) (*decoded, error) {
 // remember gives a stored object the decoded form that its writer already holds, so that nobody decodes it on this peer.
 // obj must not be changed any more.
 func remember(k *resource.Kind, o *fsm.Object, obj runtime.Object) (runtime.Object, error) {
-	m, err := meta.Accessor(obj)
-	if err != nil {
-		return nil, err
-	}
-	m.SetResourceVersion(strconv.FormatUint(o.Revision, 10))
-	v, err := o.Decoded(func(*fsm.Object) (any, error) { return newDecoded(k, obj) })
+	v, err := o.Decoded(func(o *fsm.Object) (any, error) { return decodedAt(k, obj, o.Revision) })
 	if err != nil {
 		return nil, err
 	}
 	return v.(*decoded).obj, nil
+}
+
+// decodedAt is the decoded form of an object that is stored at revision.
+func decodedAt(k *resource.Kind, obj runtime.Object, revision uint64) (*decoded, error) {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, err
+	}
+	m.SetResourceVersion(strconv.FormatUint(revision, 10))
+	return newDecoded(k, obj)
+}
+
+// form is an object on its way into the state: this peer's informers see it before its writer hears that it is stored. The writer
+// must not touch it any more.
+type form struct {
+	kind *resource.Kind
+	obj  runtime.Object
+}
+
+// At implements fsm.Form.
+func (f form) At(revision uint64) any {
+	d, err := decodedAt(f.kind, f.obj, revision)
+	if err != nil {
+		return nil // whoever wants it decodes, and can say what is wrong
+	}
+	return d
 }
 
 // codecs is the serializer of the handlers: no conversion between versions, defaults after decoding, and no write to

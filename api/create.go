@@ -103,6 +103,7 @@ func (st *store) put(ctx context.Context, obj runtime.Object, old *fsm.Object, a
 	if dry {
 		return st.dryRun(q, op, obj, old)
 	}
+	op.Form = form{st.row, stored}
 	o, err := st.write(ctx, q, op)
 	if err != nil {
 		return nil, st.putError(q, op, obj, alloc, err)

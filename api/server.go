@@ -154,5 +154,14 @@ func (s *Server) routes() http.Handler {
 	for path, h := range s.cfg.Public {
 		r.Path(path).Handler(h)
 	}
-	return r
+	// Nearly all requests are about rows of the kind table: matching the other routes first would cost more than a read.
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		info, ok := request.RequestInfoFrom(q.Context())
+		if ok && info.IsResourceRequest && q.URL.RawPath == "" &&
+			s.byGVR[schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}] != nil {
+			s.dispatch(w, q)
+			return
+		}
+		r.ServeHTTP(w, q)
+	})
 }

@@ -50,12 +50,25 @@ func (w *writer) apply(e Entry) ([]Result, error) {
 		}
 		results = make([]Result, len(commands))
 		for i := range commands {
+			if i < len(e.Forms) {
+				commands[i].take(e.Forms[i])
+			}
 			results[i] = w.command(&commands[i], e.Term)
 		}
 	}
 	w.index = e.Index
 	w.past[w.index%checkpoints] = checkpoint{index: w.index, hash: stateHash(w.sum, w.revision)}
 	return results, nil
+}
+
+// take gives a command's ops the forms that were left out of the log.
+func (c *Command) take(forms []Form) {
+	if len(forms) != len(c.Ops) {
+		return
+	}
+	for i := range forms {
+		c.Ops[i].Form = forms[i]
+	}
 }
 
 // command applies all ops or none.

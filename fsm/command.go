@@ -42,6 +42,15 @@ type Op struct {
 	// held from the put until the object is deleted or updated without them. A claim held by another object refuses
 	// the command with ReasonClaimed (Create, Update).
 	Claims []string
+	// Form, if not nil, spares the proposing peer to decode what it has just encoded. It is no part of the log.
+	Form Form
+}
+
+// Form is the decoded form of an object on its way.
+type Form interface {
+	// At returns what Object.Decoded is to return on this peer for the object put at revision, nil to leave it to decode. It is
+	// called before the object is published, and once for each attempt to put it.
+	At(revision uint64) any
 }
 
 // Command is a transaction: all of its ops are applied, in order, or none.

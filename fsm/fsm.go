@@ -50,6 +50,9 @@ func New(o Options) *FSM {
 type Entry struct {
 	Index, Term uint64
 	Data        []byte // made by EncodeEntry or JoinEntry; empty for an entry of Raft's own, which only moves the index
+	// Forms are the forms of each command's ops, on the peer that proposed them; nil elsewhere. They change nothing but what readers
+	// of this peer need not decode.
+	Forms [][]Form
 }
 
 // Apply applies one log entry (a batch of commands) and publishes the new state. The results are those of the entry's

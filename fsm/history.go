@@ -50,13 +50,16 @@ const (
 )
 
 func (h *history) append(e Event, o Options) {
-	size := len(e.Object.Data)
+	size := e.size()
 	h.tail.events = append(h.tail.events, e)
 	h.tail.bytes += size
 	h.events++
 	h.bytes += size
 	if len(h.tail.events) >= min(chunkEvents, max(1, o.HistoryEvents/chunkShare)) ||
 		h.tail.bytes >= o.HistoryBytes/chunkShare {
+		if n := len(h.full); n > 0 {
+			h.full[n-1].forgetDecoded()
+		}
 		h.full = append(h.full, h.tail)
 		h.tail = chunk{base: h.end()}
 	}
@@ -71,6 +74,26 @@ func (h *history) append(e Event, o Options) {
 	}
 	if drop > 0 {
 		h.full = slices.Clone(h.full[drop:]) // the old array would keep the dropped events alive
+	}
+}
+
+// size is what the history keeps alive for the event that would be gone without it, in bytes of data.
+func (e *Event) size() int {
+	if e.Type == Deleted {
+		return len(e.Object.Data) + len(e.Prev.Data)
+	}
+	return len(e.Object.Data)
+}
+
+// forgetDecoded drops the decoded forms of what is no longer part of the state: they are several times as large as the bytes, and
+// only a watcher that is more than a chunk behind can still want them.
+func (c *chunk) forgetDecoded() {
+	for i := range c.events {
+		e := &c.events[i]
+		e.Prev.forget()
+		if e.Type == Deleted {
+			e.Object.forget()
+		}
 	}
 }
 

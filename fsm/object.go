@@ -23,8 +23,8 @@ type Object struct {
 	decoded atomic.Pointer[any]
 }
 
-// Decoded returns the object's decoded form, made by decode at the first call and shared by all later ones; callers
-// must not change it. Two first calls at once may both decode; one result is kept. It is a cache, not state.
+// Decoded returns the object's decoded form, made by decode at the first call and shared by later ones for as long as it
+// is kept; callers must not change it. Two first calls at once may both decode; one result is kept. It is a cache, not state.
 func (o *Object) Decoded(decode func(*Object) (any, error)) (any, error) {
 	if p := o.decoded.Load(); p != nil {
 		return *p, nil
@@ -33,8 +33,10 @@ func (o *Object) Decoded(decode func(*Object) (any, error)) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !o.decoded.CompareAndSwap(nil, &v) {
-		return *o.decoded.Load(), nil
+	for !o.decoded.CompareAndSwap(nil, &v) {
+		if p := o.decoded.Load(); p != nil {
+			return *p, nil
+		}
 	}
 	return v, nil
 }
@@ -55,7 +57,19 @@ func newObject(op *Op, prev *Object, revision uint64) *Object {
 		o.path = op.Key.path()
 	}
 	o.hash = o.sum()
+	if op.Form != nil {
+		if v := op.Form.At(revision); v != nil {
+			o.decoded.Store(&v)
+		}
+	}
 	return o
+}
+
+// forget drops the decoded form; whoever still wants it decodes again.
+func (o *Object) forget() {
+	if o != nil {
+		o.decoded.Store(nil)
+	}
 }
 
 // tombstone is the last form of o as a watcher sees it: with the revision of its deletion.

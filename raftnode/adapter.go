@@ -30,6 +30,11 @@ func (a adapter) ApplyBatch(logs []*raft.Log) []any {
 		entries[i] = fsm.Entry{Index: l.Index, Term: l.Term}
 		if l.Type == raft.LogCommand {
 			entries[i].Data = l.Data
+			if len(l.Data) > 0 {
+				if forms, ok := a.n.forms.Load(&l.Data[0]); ok {
+					entries[i].Forms = forms.([][]fsm.Form)
+				}
+			}
 		}
 	}
 	results, err := a.n.apply(entries)

@@ -67,6 +67,7 @@ type Node struct {
 	notify    chan bool
 	commits   commits
 	proposals proposals
+	forms     sync.Map // *byte, where an entry of this leader's begins → [][]fsm.Form; raft hands the same bytes to apply
 
 	anyReads    *rounds // ReadIndex of this peer
 	leaderReads *rounds // of all peers, while this one leads

@@ -36,6 +36,7 @@ type proposals struct {
 
 type proposal struct {
 	command []byte
+	forms   []fsm.Form    // of the command's ops; nil: none has one
 	done    chan outcome // of capacity 1
 }
 
@@ -59,7 +60,7 @@ func (n *Node) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error)
 		}
 		return fsm.Result{}, fmt.Errorf("encode command: %w", err)
 	}
-	p := &proposal{command: b, done: make(chan outcome, 1)}
+	p := &proposal{command: b, forms: formsOf(&cmd), done: make(chan outcome, 1)}
 	if err := n.proposals.add(p); err != nil {
 		return fsm.Result{}, err
 	}
@@ -72,6 +73,19 @@ func (n *Node) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error)
 		}
 		return fsm.Result{}, fmt.Errorf("%w (%w)", fsm.ErrUnknown, ctx.Err())
 	}
+}
+
+func formsOf(cmd *fsm.Command) []fsm.Form {
+	var forms []fsm.Form
+	for i := range cmd.Ops {
+		if f := cmd.Ops[i].Form; f != nil {
+			if forms == nil {
+				forms = make([]fsm.Form, len(cmd.Ops))
+			}
+			forms[i] = f
+		}
+	}
+	return forms
 }
 
 // writable refuses early what cannot succeed.
@@ -215,12 +229,15 @@ func (n *Node) proposeLoop() {
 
 // proposeBatch carries one entry and hands out its results by position.
 func (n *Node) proposeBatch(batch []*proposal) {
-	commands := make([][]byte, len(batch))
+	commands, forms := make([][]byte, len(batch)), make([][]fsm.Form, len(batch))
 	for i, p := range batch {
-		commands[i] = p.command
+		commands[i], forms[i] = p.command, p.forms
 	}
-	future := n.raft.Apply(fsm.JoinEntry(commands), 0)
+	entry := fsm.JoinEntry(commands)
+	n.forms.Store(&entry[0], forms)
+	future := n.raft.Apply(entry, 0)
 	err := future.Error()
+	n.forms.Delete(&entry[0])
 	if err != nil {
 		n.watchTransfer(err)
 		err = proposeError(err)
