@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -25,18 +24,23 @@ import (
 
 // Reviews are questions in the form of objects: they can be created, are answered in their status, and are stored nowhere.
 // Every master answers them: who am I (SelfSubjectReview), whose token is this (TokenReview), may I
-// (SelfSubjectAccessReview), may they (SubjectAccessReview).
+// (SelfSubjectAccessReview), may they (SubjectAccessReview, LocalSubjectAccessReview), and what may I at all
+// (SelfSubjectRulesReview).
 
 // reviewKinds are their rows, which only the API server knows.
 func reviewKinds() []*resource.Kind {
 	row := func(gv schema.GroupVersion, kind, singular string, new func() runtime.Object) *resource.Kind {
 		return &resource.Kind{GroupVersionResource: gv.WithResource(singular + "s"), Kind: kind, Singular: singular, Verbs: []string{"create"}, New: new}
 	}
+	local := row(authorizationv1.SchemeGroupVersion, "LocalSubjectAccessReview", "localsubjectaccessreview", func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} })
+	local.Namespaced = true
 	return []*resource.Kind{
 		row(authenticationv1.SchemeGroupVersion, "SelfSubjectReview", "selfsubjectreview", func() runtime.Object { return &authenticationv1.SelfSubjectReview{} }),
 		row(authenticationv1.SchemeGroupVersion, "TokenReview", "tokenreview", func() runtime.Object { return &authenticationv1.TokenReview{} }),
 		row(authorizationv1.SchemeGroupVersion, "SelfSubjectAccessReview", "selfsubjectaccessreview", func() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }),
+		row(authorizationv1.SchemeGroupVersion, "SelfSubjectRulesReview", "selfsubjectrulesreview", func() runtime.Object { return &authorizationv1.SelfSubjectRulesReview{} }),
 		row(authorizationv1.SchemeGroupVersion, "SubjectAccessReview", "subjectaccessreview", func() runtime.Object { return &authorizationv1.SubjectAccessReview{} }),
+		local,
 	}
 }
 
@@ -81,32 +85,18 @@ func (st *reviewStore) Create(ctx context.Context, obj runtime.Object, validate 
 	}
 	switch review := obj.(type) {
 	case *authenticationv1.SelfSubjectReview:
-		review.Status.UserInfo = userInfo(who)
+		*review = authenticationv1.SelfSubjectReview{
+			TypeMeta: review.TypeMeta, ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Now()},
+			Status: authenticationv1.SelfSubjectReviewStatus{UserInfo: userInfo(who)},
+		}
 	case *authenticationv1.TokenReview:
 		if err := reviewToken(ctx, st.tokens, review); err != nil {
 			return nil, err
 		}
-	case *authorizationv1.SelfSubjectAccessReview:
-		if err := st.check(review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes, nil); err != nil {
-			return nil, err
-		}
-		review.Status = st.decide(ctx, who, review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes)
-	case *authorizationv1.SubjectAccessReview:
-		spec := &review.Spec
-		var missing field.ErrorList
-		if spec.User == "" && len(spec.Groups) == 0 {
-			missing = append(missing, field.Invalid(field.NewPath("spec.user"), spec.User, "at least one of user or group must be specified"))
-		}
-		if err := st.check(spec.ResourceAttributes, spec.NonResourceAttributes, missing); err != nil {
-			return nil, err
-		}
-		they := &user.DefaultInfo{Name: spec.User, UID: spec.UID, Groups: spec.Groups, Extra: map[string][]string{}}
-		for key, values := range spec.Extra {
-			they.Extra[key] = values
-		}
-		review.Status = st.decide(ctx, they, spec.ResourceAttributes, spec.NonResourceAttributes)
 	default:
-		return nil, apierrors.NewBadRequest("a " + st.kind.Kind + " is needed")
+		if err := st.reviewAccess(ctx, who, obj); err != nil {
+			return nil, err
+		}
 	}
 	return obj, nil
 }
@@ -120,40 +110,4 @@ func userInfo(u user.Info) authenticationv1.UserInfo {
 		}
 	}
 	return info
-}
-
-// check wants the question to be about either a resource or a path.
-func (st *reviewStore) check(on *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes, errs field.ErrorList) error {
-	switch spec := field.NewPath("spec"); {
-	case on != nil && path != nil:
-		errs = append(errs, field.Invalid(spec.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes"))
-	case on == nil && path == nil:
-		errs = append(errs, field.Invalid(spec.Child("resourceAttributes"), on, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return apierrors.NewInvalid(st.kind.GVK().GroupKind(), "", errs)
-}
-
-func (st *reviewStore) decide(ctx context.Context, who user.Info, on *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) authorizationv1.SubjectAccessReviewStatus {
-	attrs := authorizer.AttributesRecord{User: who}
-	if on != nil {
-		attrs.ResourceRequest = true
-		attrs.Verb, attrs.Namespace, attrs.Name = on.Verb, on.Namespace, on.Name
-		attrs.APIGroup, attrs.APIVersion, attrs.Resource, attrs.Subresource = on.Group, on.Version, on.Resource, on.Subresource
-		if attrs.APIVersion == "" {
-			attrs.APIVersion = "*"
-		}
-	} else {
-		attrs.Verb, attrs.Path = path.Verb, path.Path
-	}
-	decision, reason, err := st.authorizer.Authorize(ctx, attrs)
-	status := authorizationv1.SubjectAccessReviewStatus{
-		Allowed: decision == authorizer.DecisionAllow, Denied: decision == authorizer.DecisionDeny, Reason: reason,
-	}
-	if err != nil {
-		status.EvaluationError = err.Error()
-	}
-	return status
 }

@@ -62,7 +62,7 @@ func TestReviews(t *testing.T) {
 		t.Error("questions were stored")
 	}
 	found, err := s.Client.Discovery().ServerResourcesForGroupVersion("authorization.k8s.io/v1")
-	if err != nil || len(found.APIResources) != 2 {
+	if err != nil || len(found.APIResources) != 4 {
 		t.Errorf("discovery: %+v, %v", found, err)
 	}
 }

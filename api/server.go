@@ -92,6 +92,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Admission == nil {
 		cfg.Admission = admission.NewChainHandler()
 	}
+	cfg.Admission = guarded(cfg.Admission, cfg.Authorizer)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

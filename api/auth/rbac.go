@@ -83,3 +83,26 @@ func (z *Authorizer) RulesFor(_ context.Context, u user.Info, namespace string) 
 	}
 	return resources, paths, incomplete, err
 }
+
+// rulesOfRole returns what a role allows that a binding in namespace ("": of the whole cluster) refers to.
+func (p *policy) rulesOfRole(ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
+	if err := p.refresh(); err != nil {
+		return nil, err
+	}
+	k := roleKey{name: ref.Name}
+	if ref.Kind == "Role" {
+		k.namespace = namespace
+	}
+	p.mu.Lock()
+	slot := p.roles[k]
+	p.mu.Unlock()
+	if slot != nil {
+		if set := slot.rules.Load(); set != nil {
+			return set.all, nil
+		}
+	}
+	if p.fallback != nil && !p.complete.Load() {
+		return p.fallback.rulesOfRole(ref, namespace)
+	}
+	return nil, (&roleSlot{roleKey: k}).missing()
+}
