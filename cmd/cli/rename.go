@@ -64,7 +64,7 @@ func groupCommands(root *cobra.Command, c *env) {
 }
 
 // notServed are kubectl commands whose API is not served yet; what does not work is not shown.
-var notServed = []string{"autoscale", "top", "auth reconcile"}
+var notServed = []string{"autoscale", "top"}
 
 var kubectlGroups = []struct {
 	title string
