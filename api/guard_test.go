@@ -28,7 +28,9 @@ type governed struct {
 
 func newGoverned(t *testing.T) *governed {
 	t.Helper()
-	s := apitest.New(t, func(c *api.Config) { c.Authorizer = auth.NewAuthorizer(auth.AuthorizerConfig{Feed: api.NewReader(c.Quorum)}) })
+	s := apitest.New(t, func(c *api.Config) {
+		c.Authorizer = auth.NewAuthorizer(auth.AuthorizerConfig{Feed: api.NewReader(c.Quorum)})
+	})
 	if err := defaults.Ensure(t.Context(), s.Client); err != nil {
 		t.Fatal(err)
 	}
