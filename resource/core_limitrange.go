@@ -1,11 +1,6 @@
 package resource
 
-import (
-	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-)
+import corev1 "k8s.io/api/core/v1"
 
 func limitRange() *Kind {
 	k := row[corev1.LimitRange, corev1.LimitRangeList](corev1.SchemeGroupVersion, "LimitRange", "limitranges", "limits")
@@ -23,10 +18,6 @@ func limitRange() *Kind {
 		}),
 		Validate: validating(checked(validateLimitRange)),
 	}
-	k.Columns = []metav1.TableColumnDefinition{nameColumn(), text("Created At", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])}
-	k.Cells = printing(func(l *corev1.LimitRange, _ time.Time) []any {
-		return []any{l.Name, l.CreationTimestamp.UTC().Format(time.RFC3339)}
-	})
 	return k
 }
 

@@ -18,7 +18,7 @@ func persistentVolume() *Kind {
 	k := clusterRow[corev1.PersistentVolume, corev1.PersistentVolumeList](corev1.SchemeGroupVersion, "PersistentVolume", "persistentvolumes", "pv")
 	k.Default = defaulting(defaultPersistentVolume)
 	k.Rules = Rules{
-		Prepare:  preparing(preparePersistentVolume),
+		Prepare:  preparePersistentVolume,
 		Validate: validating(checked(validatePersistentVolume)),
 		Warn:     warning(warnPersistentVolume),
 	}
@@ -78,12 +78,18 @@ func defaultVolumeSource(s *corev1.PersistentVolumeSource) {
 }
 
 // preparePersistentVolume starts a volume as pending since it was made.
-func preparePersistentVolume(pv, old *corev1.PersistentVolume) {
+func preparePersistentVolume(ctx context.Context, o, was runtime.Object) {
+	pv, old := as[corev1.PersistentVolume](o), as[corev1.PersistentVolume](was)
 	if old != nil {
 		pv.Status = old.Status
 		return
 	}
-	pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: ptr.To(pv.CreationTimestamp)}
+	pv.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: secondOf(ctx)}
+}
+
+// secondOf is the time of a request as objects have it.
+func secondOf(ctx context.Context) *metav1.Time {
+	return ptr.To(metav1.NewTime(timeOf(ctx).Truncate(time.Second)))
 }
 
 // preparePersistentVolumeStatus notes when the phase changed, unless the writer says it (KEP-3762).
@@ -95,7 +101,7 @@ func preparePersistentVolumeStatus(ctx context.Context, o, was runtime.Object) {
 	case same && *at == nil:
 		*at = before
 	case !same && (*at == nil || (*at).Equal(before)):
-		*at = ptr.To(metav1.NewTime(timeOf(ctx).Truncate(time.Second)))
+		*at = secondOf(ctx)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 const betaMountOptions = "volume.beta.kubernetes.io/mount-options"
 
 func validatePersistentVolume(f *findings, pv, old *corev1.PersistentVolume) {
-	metadata(f, pv, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, pv, old, false, apivalidation.NameIsDNSSubdomain)
 	lenient := old != nil && old.Spec.NodeAffinity != nil && badLabelValues(old.Spec.NodeAffinity.Required)
 	f.persistentVolumeSpec(field.NewPath("spec"), &pv.Spec, volumeContext{name: pv.Name, anyValues: lenient})
 	if _, found := pv.Annotations[betaMountOptions]; found && !mountOptions(&pv.Spec.PersistentVolumeSource) {
@@ -70,7 +70,7 @@ func sameNodes(now, was *corev1.VolumeNodeAffinity) bool {
 	for i, term := range was.Required.NodeSelectorTerms {
 		renamed := func(requirements, now []corev1.NodeSelectorRequirement) {
 			for j := range min(len(requirements), len(now)) {
-				if r := &requirements[j]; final[r.Key] != "" && final[r.Key] == now[j].Key {
+				if r := &requirements[j]; final[r.Key] == now[j].Key { // no key at all is refused elsewhere
 					r.Key = now[j].Key
 				}
 			}
@@ -83,6 +83,7 @@ func sameNodes(now, was *corev1.VolumeNodeAffinity) bool {
 
 func validatePersistentVolumeStatus(f *findings, pv, old *corev1.PersistentVolume) {
 	metadata(f, pv, old, false, apivalidation.NameIsDNSSubdomain)
+	f.given(field.NewPath("resourceVersion"), pv.ResourceVersion)
 }
 
 // volumeContext says where a volume's spec stands.
@@ -108,7 +109,7 @@ func (f *findings) persistentVolumeSpec(path *field.Path, s *corev1.PersistentVo
 		f.required(path.Child("nodeAffinity"), "Local volume requires node affinity")
 	}
 	f.recycledRoot(path, s)
-	if class := s.VolumeAttributesClassName; class != nil {
+	if class := s.VolumeAttributesClassName; class != nil && !c.inline {
 		at := path.Child("volumeAttributesClassName")
 		if *class == "" {
 			f.required(at, "an empty string is disallowed")

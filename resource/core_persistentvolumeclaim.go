@@ -54,7 +54,7 @@ func defaultPersistentVolumeClaim(c *corev1.PersistentVolumeClaim) {
 }
 
 func preparePersistentVolumeClaim(c, old *corev1.PersistentVolumeClaim) {
-	c.Status = corev1.PersistentVolumeClaimStatus{}
+	c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
 	before := &corev1.PersistentVolumeClaimSpec{}
 	if old != nil {
 		c.Status, before = old.Status, &old.Spec

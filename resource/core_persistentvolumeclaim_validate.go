@@ -16,7 +16,7 @@ import (
 )
 
 func validatePersistentVolumeClaim(f *findings, c, old *corev1.PersistentVolumeClaim) {
-	metadata(f, c, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, c, old, true, apivalidation.NameIsDNSSubdomain)
 	var before *corev1.PersistentVolumeClaimSpec
 	if old != nil {
 		before = &old.Spec
@@ -150,6 +150,7 @@ func classChange(f *findings, c, old *corev1.PersistentVolumeClaim, spec *corev1
 
 func validatePersistentVolumeClaimStatus(f *findings, c, old *corev1.PersistentVolumeClaim) {
 	metadata(f, c, old, true, apivalidation.NameIsDNSSubdomain)
+	f.given(field.NewPath("resourceVersion"), c.ResourceVersion)
 	if len(c.Spec.AccessModes) == 0 {
 		f.required(field.NewPath("Spec", "accessModes"), "")
 	}

@@ -31,6 +31,7 @@ func validateResourceQuota(f *findings, q, old *corev1.ResourceQuota) {
 
 func validateResourceQuotaStatus(f *findings, q, old *corev1.ResourceQuota) {
 	metadata(f, q, old, true, apivalidation.NameIsDNSSubdomain)
+	f.given(field.NewPath("resourceVersion"), q.ResourceVersion)
 	f.quotaStatus(&q.Status)
 }
 
@@ -153,7 +154,7 @@ func (f *findings) scopeSelector(path *field.Path, s *corev1.ResourceQuotaSpec) 
 }
 
 func validateLimitRange(f *findings, l, old *corev1.LimitRange) {
-	metadata(f, l, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, l, old, true, apivalidation.NameIsDNSSubdomain)
 	types := seen{}
 	for i := range l.Spec.Limits {
 		item, at := &l.Spec.Limits[i], field.NewPath("spec", "limits").Index(i)

@@ -15,7 +15,7 @@ func flowSchema() *Kind {
 	k.Default = defaulting(func(s *flowcontrolv1.FlowSchema) { setDefault(&s.Spec.MatchingPrecedence, 1000) })
 	k.Rules = Rules{Prepare: preparing(keepStatus(spec, status)), Validate: validating(checked(validateFlowSchema))}
 	k.Subresources = []Subresource{statusRules(Rules{
-		Prepare: preparing(statusAlone(spec)), Validate: validating(checked(validateFlowSchemaStatus)),
+		Prepare: preparing(onlyStatus(status)), Validate: validating(checked(validateFlowSchemaStatus)),
 	})}
 	doc := flowcontrolv1.FlowSchemaSpec{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{
@@ -54,7 +54,7 @@ func priorityLevel() *Kind {
 	k.Default = defaulting(defaultPriorityLevel)
 	k.Rules = Rules{Prepare: preparing(keepStatus(spec, status)), Validate: validating(checked(validatePriorityLevel))}
 	k.Subresources = []Subresource{statusRules(Rules{
-		Prepare: preparing(statusAlone(spec)), Validate: validating(checked(validatePriorityLevelStatus)),
+		Prepare: preparing(onlyStatus(status)), Validate: validating(checked(validatePriorityLevelStatus)),
 	})}
 	queuing := flowcontrolv1.QueuingConfiguration{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{

@@ -14,7 +14,7 @@ import (
 )
 
 func validateFlowSchema(f *findings, s, old *flowcontrolv1.FlowSchema) {
-	metadata(f, s, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, s, old, false, apivalidation.NameIsDNSSubdomain)
 	path, spec := field.NewPath("spec"), &s.Spec
 	f.precedence(path.Child("matchingPrecedence"), spec.MatchingPrecedence, s.Name)
 	if m := spec.DistinguisherMethod; m != nil && m.Type != flowcontrolv1.FlowDistinguisherMethodByNamespaceType && m.Type != flowcontrolv1.FlowDistinguisherMethodByUserType {
@@ -202,7 +202,7 @@ func (f *findings) flowURL(at *field.Path, url string) {
 }
 
 func validatePriorityLevel(f *findings, l, old *flowcontrolv1.PriorityLevelConfiguration) {
-	metadata(f, l, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, l, old, false, apivalidation.NameIsDNSSubdomain)
 	const beta = "flowcontrol.k8s.io/v1beta3-preserve-zero-concurrency-shares" // of a version that needed it
 	if _, found := l.Annotations[beta]; found {
 		f.forbidden(field.NewPath("metadata", "annotations"), fmt.Sprintf("annotation '%s' is forbidden", beta))

@@ -16,7 +16,7 @@ import (
 )
 
 func validateIngress(f *findings, i, old *networkingv1.Ingress) {
-	metadata(f, i, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, i, old, true, apivalidation.NameIsDNSSubdomain)
 	path, s := field.NewPath("spec"), &i.Spec
 	if len(s.Rules) == 0 && s.DefaultBackend == nil {
 		f.invalid(path, s.Rules, "either `defaultBackend` or `rules` must be specified")
@@ -196,7 +196,7 @@ func validateIngressStatus(f *findings, i, old *networkingv1.Ingress) {
 
 func validateIngressClass(f *findings, c, old *networkingv1.IngressClass) {
 	const longest = 250
-	metadata(f, c, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, c, old, false, apivalidation.NameIsDNSSubdomain)
 	path := field.NewPath("spec")
 	controller := path.Child("controller")
 	if len(c.Spec.Controller) > longest {

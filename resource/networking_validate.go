@@ -146,7 +146,7 @@ func (r policyRules) cidr(path *field.Path, text string) *net.IPNet {
 }
 
 func validateIPAddress(f *findings, a, old *networkingv1.IPAddress) {
-	metadata(f, a, old, false, ipAddressName)
+	metadataAnew(f, a, old, false, ipAddressName)
 	path, p := field.NewPath("spec", "parentRef"), a.Spec.ParentRef
 	if p == nil {
 		f.required(path, "")

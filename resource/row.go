@@ -122,6 +122,19 @@ func statusAlone[E, Spec any, P object[E]](spec func(P) *Spec) func(obj, old P) 
 	}
 }
 
+// onlyStatus is Prepare of a status path that takes the status and nothing else from what was sent.
+func onlyStatus[E, Status any, P interface {
+	object[E]
+	DeepCopyInto(*E)
+}](status func(P) *Status) func(obj, old P) {
+	return func(obj, old P) {
+		sent, managed := *status(obj), obj.GetManagedFields()
+		old.DeepCopyInto(obj)
+		*status(obj) = sent
+		obj.SetManagedFields(managed)
+	}
+}
+
 // clusterRow is row for a kind without namespaces.
 func clusterRow[E, L any, P object[E], Q list[L]](gv schema.GroupVersion, kind, plural string, short ...string) *Kind {
 	k := row[E, L, P, Q](gv, kind, plural, short...)

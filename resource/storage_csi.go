@@ -6,6 +6,7 @@ import (
 
 	storagev1 "k8s.io/api/storage/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -95,7 +96,9 @@ func csiNode() *Kind {
 			statusAlone(func(n *storagev1.CSINode) *storagev1.CSINodeSpec { return &n.Spec })(n, old)
 			n.Status = old.Status // what there is of it belongs to an alpha feature (CSIVolumeHealth), which is off
 		}),
-		Validate: validating(checked(validateCSINode)),
+		Validate: validating(checked(func(f *findings, n, old *storagev1.CSINode) {
+			metadata(f, n, old, false, apivalidation.NameIsDNSSubdomain)
+		})),
 	})}
 	k.Columns = []metav1.TableColumnDefinition{
 		nameColumn(),

@@ -33,6 +33,7 @@ func validateCSIDriver(f *findings, d, old *storagev1.CSIDriver) {
 	}
 	if old != nil {
 		f.immutable(path.Child("attachedRequired"), s.AttachRequired, old.Spec.AttachRequired)
+		f.immutable(path.Child("volumeLifecycleModes"), s.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)
 	}
 }
 
@@ -56,7 +57,7 @@ func (f *findings) tokenRequests(path *field.Path, requests []storagev1.TokenReq
 }
 
 func validateCSINode(f *findings, n, old *storagev1.CSINode) {
-	metadata(f, n, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, n, old, false, apivalidation.NameIsDNSSubdomain)
 	path, names := field.NewPath("spec", "drivers"), seen{}
 	for i := range n.Spec.Drivers {
 		f.csiNodeDriver(path.Index(i), &n.Spec.Drivers[i], names)
@@ -99,7 +100,7 @@ func (f *findings) csiNodeDriver(at *field.Path, d *storagev1.CSINodeDriver, nam
 }
 
 func validateCSIStorageCapacity(f *findings, c, old *storagev1.CSIStorageCapacity) {
-	metadata(f, c, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, c, old, true, apivalidation.NameIsDNSSubdomain)
 	topology, class := field.NewPath("nodeTopology"), field.NewPath("storageClassName")
 	if c.NodeTopology != nil {
 		f.ratchetedSelector(topology, c.NodeTopology, old != nil && badSelector(old.NodeTopology))

@@ -14,7 +14,7 @@ import (
 )
 
 func validateStorageClass(f *findings, c, old *storagev1.StorageClass) {
-	metadata(f, c, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, c, old, false, apivalidation.NameIsDNSSubdomain)
 	f.provisioner(field.NewPath("provisioner"), c.Provisioner)
 	f.parameters(field.NewPath("parameters"), c.Parameters)
 	if p := c.ReclaimPolicy; p != nil && *p != "" {
@@ -79,6 +79,9 @@ func (f *findings) topologies(path *field.Path, terms []corev1.TopologySelectorT
 			}
 			keys[e.Key] = values
 		}
+		if len(keys) == 0 {
+			f.add(field.Duplicate(at, "")) // of nothing: Kubernetes refuses a term without expressions so
+		}
 		for _, b := range before {
 			if apiequality.Semantic.DeepEqual(b, keys) {
 				f.add(field.Duplicate(at, ""))
@@ -89,7 +92,7 @@ func (f *findings) topologies(path *field.Path, terms []corev1.TopologySelectorT
 }
 
 func validateVolumeAttributesClass(f *findings, c, old *storagev1.VolumeAttributesClass) {
-	metadata(f, c, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, c, old, false, apivalidation.NameIsDNSSubdomain)
 	f.provisioner(field.NewPath("driverName"), c.DriverName)
 	parameters := field.NewPath("parameters")
 	f.parameters(parameters, c.Parameters)
@@ -120,7 +123,7 @@ func (f *findings) csiDriverName(path *field.Path, name string) {
 }
 
 func validateVolumeAttachment(f *findings, a, old *storagev1.VolumeAttachment) {
-	metadata(f, a, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, a, old, false, apivalidation.NameIsDNSSubdomain)
 	spec := field.NewPath("spec")
 	f.csiDriverName(spec.Child("attacher"), a.Spec.Attacher)
 	f.attachmentSource(spec.Child("source"), &a.Spec.Source)

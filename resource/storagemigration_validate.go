@@ -13,7 +13,7 @@ import (
 )
 
 func validateMigration(f *findings, m, old *migrationv1.StorageVersionMigration) {
-	metadata(f, m, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, m, old, false, apivalidation.NameIsDNSSubdomain)
 	path := field.NewPath("spec")
 	name, group := path.Child("resource", "resource"), path.Child("resource", "group")
 	if r := m.Spec.Resource.Resource; r == "" {

@@ -134,6 +134,14 @@ func metadata[E any, P object[E]](f *findings, obj, old P, namespaced bool, name
 	}
 }
 
+// metadataAnew is metadata for the kinds whose updates Kubernetes checks as if they were new objects, too.
+func metadataAnew[E any, P object[E]](f *findings, obj, old P, namespaced bool, nameRule apivalidation.ValidateNameFunc) {
+	metadata(f, obj, old, namespaced, nameRule)
+	if old != nil {
+		f.add(apivalidation.ValidateObjectMetaAccessor(obj, namespaced, nameRule, field.NewPath("metadata"))...)
+	}
+}
+
 // standardFinalizer: a name without a domain is one of Kubernetes' own.
 func (f *findings) standardFinalizer(path *field.Path, name string) {
 	switch {

@@ -112,6 +112,25 @@ func (*ranges) Check(space, value string) error {
 	return nil
 }
 
+// momentary replaces what another moment would have made otherwise: the time at which the phase of a volume changed, and the
+// name of a limit range that was sent without one.
+func momentary(object any, sent ...runtime.Object) {
+	const changed = "lastPhaseTransitionTime"
+	given, named := map[any]bool{}, false
+	for _, obj := range sent {
+		if obj != nil {
+			given[child(plain(obj), "status")[changed]] = true
+			named = named || child(plain(obj), "metadata")["name"] != nil
+		}
+	}
+	if s := child(object, "status"); s[changed] != nil && !given[s[changed]] {
+		s[changed] = "now"
+	}
+	if m := child(object, "metadata"); m["name"] != nil && !named {
+		m["name"] = "random"
+	}
+}
+
 // assigned replaces values that the cluster chose, that is, which no sent object has, in the places where it does.
 func assigned(object any, sent ...runtime.Object) {
 	spec := child(object, "spec")

@@ -119,8 +119,9 @@ func upstreamCore(name string) (counterpart, bool) {
 		"limitranges":            {main: limitrange.Strategy},
 		"namespaces":             {main: namespace.Strategy, sub: subresources{"status": namespace.StatusStrategy, "finalize": namespace.FinalizeStrategy}, attrs: namespace.GetAttrs},
 		"nodes":                  {main: node.Strategy, sub: status(node.StatusStrategy), attrs: node.GetAttrs},
-		"persistentvolumes":      {main: persistentvolume.Strategy, sub: status(persistentvolume.StatusStrategy), attrs: persistentvolume.GetAttrs},
-		"persistentvolumeclaims": {main: persistentvolumeclaim.Strategy, sub: status(persistentvolumeclaim.StatusStrategy), attrs: persistentvolumeclaim.GetAttrs},
+		// GetAttrs of volumes and claims have a "name", too, which no request can select by.
+		"persistentvolumes":      {main: persistentvolume.Strategy, sub: status(persistentvolume.StatusStrategy)},
+		"persistentvolumeclaims": {main: persistentvolumeclaim.Strategy, sub: status(persistentvolumeclaim.StatusStrategy)},
 		"pods": {main: pod.Strategy, sub: subresources{"status": pod.StatusStrategy, "ephemeralcontainers": pod.EphemeralContainersStrategy,
 			"resize": pod.ResizeStrategy}, attrs: pod.GetAttrs},
 		"podtemplates":           {main: podtemplate.Strategy},
@@ -168,7 +169,7 @@ func upstreamRBAC(name string) (counterpart, bool) {
 func upstreamStorage(name string) (counterpart, bool) {
 	c, ok := map[string]counterpart{
 		"csidrivers":              {main: csidriver.Strategy},
-		"csinodes":                {main: csinode.Strategy},
+		"csinodes":                {main: csinode.Strategy, sub: status(csinode.StatusStrategy)},
 		"csistoragecapacities":    {main: csistoragecapacity.Strategy},
 		"storageclasses":          {main: storageclass.Strategy},
 		"volumeattachments":       {main: volumeattachment.Strategy, sub: status(volumeattachment.StatusStrategy)},

@@ -128,6 +128,8 @@ func (c *tally) write(t *testing.T, a act, theirs counterpart, s sample) {
 		assigned(o.object, a.obj, a.old)
 		assigned(u.object, a.obj, a.old)
 	}
+	momentary(o.object, a.obj, a.old)
+	momentary(u.object, a.obj, a.old)
 	c.values(a.kind, s, verb, o.object, u.object)
 	for _, w := range minus(o.warnings, u.warnings) {
 		c.note(kind, s, difference{verb + " warning", "ours", w})
