@@ -46,7 +46,7 @@ func TestOpenAPIv2(t *testing.T) {
 		t.Errorf("containers are merged by %v", got)
 	}
 	for _, path := range doc.GetPaths().GetPath() {
-		if path.GetName() == "/api/v1/namespaces/{namespace}/pods/{name}" && len(path.GetValue().GetPatch().GetParameters()) != 4 {
+		if path.GetName() == "/api/v1/namespaces/{namespace}/pods/{name}" && len(path.GetValue().GetPatch().GetParameters()) != 6 {
 			t.Errorf("parameters of a patch: %v", path.GetValue().GetPatch().GetParameters())
 		}
 	}
