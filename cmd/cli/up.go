@@ -51,6 +51,8 @@ to try. 'mgr down' leaves nothing behind.`,
 	f.StringVar(&spec.Dir, "dir", spec.Dir, "where the cluster's hosts keep their data")
 	f.StringVar(&subnet, "subnet", subnet, "network of the hosts, a /24 that is free on this machine")
 	f.StringVar(&spec.PodCIDR, "pod-cidr", "", "addresses of pods, a /24 for each node (default: a /16, room for 256 nodes)")
+	f.DurationVar(&spec.NodeGrace, "node-grace", 0, "silence after which a node counts as lost (default: as 'mgr server' has it)")
+	f.DurationVar(&spec.Toleration, "default-toleration", 0, "how long pods stay on a lost node (default: as 'mgr server' has it)")
 	f.StringVar(&spec.ServiceMode, "service-mode", "iptables", "how nodes route services: iptables or userspace")
 	f.StringVar(&spec.Balance, "balance", "random", "how the userspace mode picks a backend: roundrobin or random")
 	f.BoolVar(&noDemo, "no-demo", false, "start the cluster only")

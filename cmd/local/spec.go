@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 )
 
 // DefaultDir holds the local cluster that `mgr up` starts.
@@ -23,6 +24,9 @@ type Spec struct {
 	Nodes   int          `json:"nodes"`
 	// PodCIDR is where the nodes' pod networks, a /24 each, come from; "": the masters' default.
 	PodCIDR string `json:"podCIDR,omitempty"`
+	// NodeGrace is the silence after which a node counts as lost, Toleration how long pods stay on it; 0: the masters' defaults.
+	NodeGrace  time.Duration `json:"nodeGrace,omitempty"`
+	Toleration time.Duration `json:"toleration,omitempty"`
 	// ServiceMode of the nodes: "iptables" or "userspace" (Balance "roundrobin" or "random").
 	ServiceMode string `json:"serviceMode"`
 	Balance     string `json:"balance"`
@@ -57,6 +61,8 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("--dir %q: use an absolute path", s.Dir)
 	case !validName.MatchString(s.Name):
 		return fmt.Errorf("--name %q: use up to 12 lower-case letters and digits", s.Name)
+	case s.NodeGrace < 0 || s.Toleration < 0:
+		return fmt.Errorf("--node-grace %s, --default-toleration %s: a time cannot be negative", s.NodeGrace, s.Toleration)
 	case s.Subnet.Bits() != 24 || !s.Subnet.Addr().Is4():
 		return fmt.Errorf("--subnet %s: use an IPv4 /24", s.Subnet)
 	}

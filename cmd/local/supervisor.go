@@ -109,6 +109,12 @@ func (s *Supervisor) command(h Host) []string {
 	if s.spec.PodCIDR != "" {
 		args = append(args, "--pod-cidr", s.spec.PodCIDR)
 	}
+	if s.spec.NodeGrace != 0 {
+		args = append(args, "--node-grace", s.spec.NodeGrace.String())
+	}
+	if s.spec.Toleration != 0 {
+		args = append(args, "--default-toleration", s.spec.Toleration.String())
+	}
 	first := s.order[0]
 	if h.Name == first.Name {
 		return append(args, "--cluster-init")

@@ -120,11 +120,13 @@ func choose(o options) ([]string, error) {
 // cluster is one that this program started.
 type cluster struct{ home, kubeconfig string }
 
-// startCluster brings up three masters and two nodes, and the images of the tests on the nodes.
+// startCluster brings up three masters and two nodes, and the images of the tests on the nodes. The nodes may be silent for as long
+// as Kubernetes' own: all five hosts share this machine, and a test that starts a hundred pods at once keeps it busy for longer
+// than the four seconds after which mgr by default moves pods away.
 func startCluster(ctx context.Context, dir string) (*cluster, error) {
 	c := &cluster{home: "/var/lib/mgr/conformance", kubeconfig: filepath.Join(dir, "kubeconfig")}
 	err := c.mgr(ctx, "up", "--masters", "3", "--nodes", "2", "--no-demo", "--name", "conf", "--dir", c.home,
-		"--subnet", "10.99.27.0/24", "--kubeconfig", c.kubeconfig)
+		"--subnet", "10.99.27.0/24", "--node-grace", "40s", "--default-toleration", "300s", "--kubeconfig", c.kubeconfig)
 	if err == nil {
 		err = c.mgr(ctx, "image", "import", filepath.Join(dir, "images.tar.gz"))
 	}
