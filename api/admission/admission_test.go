@@ -27,10 +27,11 @@ type world struct {
 	chain      admission.Interface
 	reader     *authtest.Reader
 	registered []string
+	ctx        context.Context
 }
 
 func newWorld(change ...func(*Config)) *world {
-	w := &world{reader: &authtest.Reader{}}
+	w := &world{reader: &authtest.Reader{}, ctx: context.Background()}
 	past := metav1.NewTime(time.Unix(1, 0))
 	for _, ns := range []*corev1.Namespace{
 		{ObjectMeta: metav1.ObjectMeta{Name: "ns"}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}},
@@ -76,10 +77,10 @@ func (w *world) do(r request) error {
 	if !w.chain.Handles(r.op) {
 		return nil
 	}
-	if err := w.chain.(admission.MutationInterface).Admit(context.Background(), a, nil); err != nil {
+	if err := w.chain.(admission.MutationInterface).Admit(w.ctx, a, nil); err != nil {
 		return err
 	}
-	return w.chain.(admission.ValidationInterface).Validate(context.Background(), a, nil)
+	return w.chain.(admission.ValidationInterface).Validate(w.ctx, a, nil)
 }
 
 func (w *world) createPod(p *corev1.Pod) error {
@@ -102,7 +103,7 @@ func TestNamespaceMustExistAndStay(t *testing.T) {
 		return request{op: op, obj: o, resource: "configmaps", kind: "ConfigMap", namespace: namespace, name: "c"}
 	}
 	namespace := func(op admission.Operation, name string) request {
-		return request{op: op, resource: "namespaces", kind: "Namespace", name: name, namespace: name}
+		return request{op: op, obj: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, resource: "namespaces", kind: "Namespace", name: name, namespace: name}
 	}
 	for _, tt := range []struct {
 		r    request
@@ -267,34 +268,6 @@ func TestLostPodsComeBackFast(t *testing.T) {
 	p = pod()
 	if err := w.createPod(p); err != nil || len(p.Spec.Tolerations) != 2 || *p.Spec.Tolerations[0].TolerationSeconds != 300 {
 		t.Errorf("with 300 s: %+v, %v", p.Spec.Tolerations, err)
-	}
-}
-
-func TestPriorityComesFromItsClass(t *testing.T) {
-	given := int32(7)
-	for _, tt := range []struct {
-		class string
-		given *int32
-		want  int32
-		err   string
-	}{
-		{"", nil, 0, ""},
-		{"system-cluster-critical", nil, 2000000000, ""},
-		{"system-node-critical", nil, 2000001000, ""},
-		{"ghost", nil, 0, "no PriorityClass with name ghost was found"},
-		{"", &given, 0, "the integer value of priority (7) must not be provided in pod spec"},
-	} {
-		p := pod(func(p *corev1.Pod) { p.Spec.PriorityClassName, p.Spec.Priority = tt.class, tt.given })
-		err := newWorld().createPod(p)
-		if tt.err != "" {
-			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), tt.err) {
-				t.Errorf("%q: %v", tt.class, err)
-			}
-			continue
-		}
-		if err != nil || *p.Spec.Priority != tt.want || *p.Spec.PreemptionPolicy != corev1.PreemptLowerPriority {
-			t.Errorf("%q: %+v, %v", tt.class, p.Spec.Priority, err)
-		}
 	}
 }
 

@@ -46,22 +46,36 @@ func New(c Config) admission.Interface {
 		c.ServiceAccountWait = 2 * time.Second
 	}
 	on := admission.NewHandler
+	write := func() *admission.Handler { return on(admission.Create, admission.Update) }
+	any := func() *admission.Handler { return on(admission.Create, admission.Update, admission.Delete) }
 	return admission.NewChainHandler(
 		// Before all others: nothing is worth looking at in a namespace that does not exist or is going away.
-		&namespaceLifecycle{on(admission.Create, admission.Update, admission.Delete), c.Reader, c.CatchUp},
+		&namespaceLifecycle{any(), c.Reader, c.CatchUp},
+		// Before what judges or counts requests and limits: it fills in those that are missing.
+		&limitRanger{write(), c.Reader},
 		// Before what looks at a pod's volumes and secrets: it adds some.
 		&serviceAccount{on(admission.Create), c.Reader, c.ServiceAccountWait},
 		// Validates only: an agent is judged by what the object finally is.
-		&nodeRestriction{on(admission.Create, admission.Update, admission.Delete), c.Reader, c.NodeRegistered},
+		&nodeRestriction{any(), c.Reader, c.NodeRegistered},
 		// After nodeRestriction in spirit: an agent may not set taints, the cluster does.
 		&notReadyTaint{on(admission.Create)},
-		// Independent of each other, and of everything above.
-		&priority{on(admission.Create)},
-		&tolerationSeconds{on(admission.Create, admission.Update), max(c.TolerationSeconds, 0)},
+		// Validates only, like nodeRestriction: a pod is judged by what it finally is.
+		newPodSecurity(c.Reader),
+		// Before the quota, whose scopes select by priority class.
+		&priority{write(), c.Reader},
+		&tolerationSeconds{write(), max(c.TolerationSeconds, 0)},
+		// Before the quota, which counts claims by their class.
+		&defaultStorageClass{on(admission.Create), c.Reader},
+		&storageProtection{on(admission.Create)},
+		&claimResize{on(admission.Update), c.Reader},
+		// After priority and tolerationSeconds: it joins tolerations and leaves out what is covered. Before the quota, which
+		// counts the overhead.
+		&runtimeClass{on(admission.Create), c.Reader},
 		// Independent of all others: they judge certificate requests.
 		&certificateApproval{on(admission.Update), c.Authorizer},
 		&certificateSigning{on(admission.Update), c.Authorizer},
 		&certificateSubjectRestriction{on(admission.Create)},
+		&defaultIngressClass{on(admission.Create), c.Reader},
 	)
 }
 
@@ -72,6 +86,16 @@ var (
 	pods            = schema.GroupResource{Resource: "pods"}
 	serviceAccounts = schema.GroupResource{Resource: "serviceaccounts"}
 	leases          = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
+	limitRanges     = schema.GroupResource{Resource: "limitranges"}
+	volumes         = schema.GroupResource{Resource: "persistentvolumes"}
+	claims          = schema.GroupResource{Resource: "persistentvolumeclaims"}
+	priorityClasses = schema.GroupResource{Group: "scheduling.k8s.io", Resource: "priorityclasses"}
+	runtimeClasses  = schema.GroupResource{Group: "node.k8s.io", Resource: "runtimeclasses"}
+	storageClasses  = schema.GroupResource{Group: "storage.k8s.io", Resource: "storageclasses"}
+	ingresses       = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingresses"}
+	ingressClasses  = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingressclasses"}
+
+	attributesClasses = schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattributesclasses"}
 )
 
 // is says whether a request is for a resource and subresource ("" = the object itself).
