@@ -15,6 +15,7 @@ import (
 
 	"mgr/fsm"
 	"mgr/resource"
+	"mgr/resource/quota"
 )
 
 // Ranges are what the cluster assigns from.
@@ -72,6 +73,8 @@ type allocation struct {
 	r     *ranges
 	state *fsm.State
 	picks []string // claims, or their prefixes ending in "/"
+	// charge is what the attempt owes to quotas; nil: there are none.
+	charge *quota.Charge
 }
 
 var _ resource.Allocator = &allocation{}

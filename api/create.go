@@ -66,7 +66,7 @@ func (st *store) create(ctx context.Context, obj runtime.Object, validate rest.V
 		return nil, allocationError(strat.err)
 	}
 	if validate != nil {
-		if err := validate(ctx, obj); err != nil {
+		if err := validate(st.charging(ctx, alloc), obj); err != nil {
 			return nil, err
 		}
 	}
@@ -101,10 +101,13 @@ func (st *store) put(ctx context.Context, obj runtime.Object, old *fsm.Object, a
 		}
 	}
 	if dry {
+		if err := st.s.quotas.check(q, alloc); err != nil {
+			return nil, err
+		}
 		return st.dryRun(q, op, obj, old)
 	}
 	op.Form = form{st.row, stored}
-	o, err := st.write(ctx, q, op)
+	o, err := st.writeCounted(ctx, q, op, alloc)
 	if err != nil {
 		return nil, st.putError(q, op, obj, alloc, err)
 	}

@@ -68,6 +68,7 @@ type Server struct {
 	equivalents runtime.EquivalentResourceMapper
 	requestInfo *request.RequestInfoFactory
 	ranges      *ranges
+	quotas      *quotas
 	leases      *leases
 	metrics     *apiMetrics
 	slots       chan struct{}
@@ -115,6 +116,7 @@ func New(cfg Config) (*Server, error) {
 		started:     time.Now(),
 		done:        make(chan struct{}),
 	}
+	s.quotas = newQuotas(s)
 	var err error
 	if s.byGVR, err = s.endpoints(s.kinds); err != nil {
 		return nil, err

@@ -175,17 +175,35 @@ func refusedFor(err error, reason fsm.Reason) bool {
 
 // propose submits ops as one command with the request's identity and fence.
 func (s *Server) propose(ctx context.Context, q Quorum, ops ...fsm.Op) (fsm.Result, error) {
-	cmd := fsm.Command{Term: termFrom(ctx), Ops: ops}
+	cmd := commandOf(ctx)
+	cmd.Ops = ops
+	res, err := s.submit(ctx, q, cmd)
+	return s.answered(ctx, res, err)
+}
+
+// commandOf is a command with the request's identity and fence and nothing to do.
+func commandOf(ctx context.Context) fsm.Command {
+	cmd := fsm.Command{Term: termFrom(ctx)}
 	if u, ok := request.UserFrom(ctx); ok {
 		cmd.Actor = u.GetName()
 	}
 	if info, ok := request.RequestInfoFrom(ctx); ok {
 		cmd.Cause = info.Verb + " " + info.Path
 	}
+	return cmd
+}
+
+// submit sends a command through the log.
+func (s *Server) submit(ctx context.Context, q Quorum, cmd fsm.Command) (fsm.Result, error) {
 	res, err := q.Propose(ctx, cmd)
 	if err == nil && res.Refusal != nil && res.Refusal.Reason == fsm.ReasonFenced {
 		err = fmt.Errorf("%w: the leadership term this write belongs to is over", fsm.ErrNotLeader)
 	}
+	return res, err
+}
+
+// answered makes what a request is told of what became of its command.
+func (s *Server) answered(ctx context.Context, res fsm.Result, err error) (fsm.Result, error) {
 	if rec, ok := ctx.Value(answerKey).(*recorder); ok {
 		rec.notLeader.Store(errors.Is(err, fsm.ErrNotLeader))
 	}

@@ -166,7 +166,7 @@ func (u *updating) update(ctx context.Context, cur *fsm.Object) (runtime.Object,
 		return nil, err
 	}
 	if u.onUpdate != nil {
-		if err := u.onUpdate(ctx, obj, existing); err != nil {
+		if err := u.onUpdate(st.charging(ctx, alloc), obj, existing); err != nil {
 			return nil, err
 		}
 	}

@@ -102,6 +102,7 @@ func (c *cluster) lead(change ...func(*Config)) (resign func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cfg := Config{
 		Client: c.Client, Metadata: c.meta, Informers: c.informers, Resources: resource.All(), Heartbeats: c.beats,
+		Snapshot: func() Snapshot { return c.Snapshot() },
 		Recorder: c.events, Masters: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("10.99.0.1:6443")} },
 		ServiceIP: netip.MustParseAddr("10.43.0.1"), RootCA: []byte("ca"), NodeGrace: time.Hour, Quarantine: time.Hour,
 		Log: slog.New(slog.NewTextHandler(testWriter{c.t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -271,6 +272,7 @@ func (a *agent) step(pod *corev1.Pod) {
 	case down:
 	case pod.DeletionTimestamp != nil:
 		err = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
 	case pod.Status.Phase != corev1.PodRunning || podReady(pod) != ready:
 		want := pod.DeepCopy()
 		want.Status.Phase = corev1.PodRunning

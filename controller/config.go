@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -28,6 +29,8 @@ type Config struct {
 	// Informer returns the running informer of a resource, typed or metadata only, for the garbage collector; nil takes it
 	// from Informers.
 	Informer func(schema.GroupVersionResource) (cache.SharedIndexInformer, error)
+	// Snapshot reads this leader's state at one moment.
+	Snapshot func() Snapshot
 	// Resources are the served kinds: what a namespace is emptied of, and what the garbage collector follows.
 	Resources []*resource.Kind
 	// Heartbeats says when a node was last heard of by this leader.
@@ -56,6 +59,13 @@ type Config struct {
 
 	Metrics Metrics      // may be nil
 	Log     *slog.Logger // nil: slog.Default()
+}
+
+// Snapshot is one state of the cluster: all that it returns was true at once. What it returns is shared. Get returns an error
+// for which apierrors.IsNotFound holds when there is no such object; List lists a namespace, or all of them for "".
+type Snapshot interface {
+	Get(ctx context.Context, resource schema.GroupResource, namespace, name string) (runtime.Object, error)
+	List(ctx context.Context, resource schema.GroupResource, namespace string) ([]runtime.Object, error)
 }
 
 // Heartbeats are the leases of the nodes, kept in the leader's memory.
@@ -95,6 +105,11 @@ func Prepare(c Config) error {
 	f.Discovery().V1().EndpointSlices().Informer()
 	f.Apps().V1().Deployments().Informer()
 	f.Certificates().V1().CertificateSigningRequests().Informer()
+	f.Core().V1().ResourceQuotas().Informer()
+	f.Core().V1().PersistentVolumes().Informer()
+	f.Core().V1().PersistentVolumeClaims().Informer()
+	f.Storage().V1().VolumeAttributesClasses().Informer()
+	f.Scheduling().V1().PriorityClasses().Informer()
 	for _, k := range collected(c.Resources) {
 		in, err := c.Informer(k.GroupVersionResource)
 		if err != nil {
@@ -125,6 +140,10 @@ func controllers(c Config) ([]Controller, error) {
 	if err != nil {
 		return nil, err
 	}
+	quotas, err := newQuotaRecount(c)
+	if err != nil {
+		return nil, err
+	}
 	return []Controller{
 		newNamespaces(f, c.Client, c.Metadata, c.Resources),
 		newServiceAccounts(f, c.Client),
@@ -141,6 +160,9 @@ func controllers(c Config) ([]Controller, error) {
 		newNodeLifecycle(f, c.Client, c.Heartbeats, c.NodeGrace, c.Recorder),
 		newPodGC(f, c.Client, c.TerminatedPods, c.Quarantine),
 		gc,
+		quotas,
+		newStorageProtection(f, c.Metadata, c.Snapshot),
+		newPriorityClasses(f, c.Client),
 	}, nil
 }
 

@@ -231,15 +231,20 @@ func (c *garbageCollector) live(ctx context.Context, k *collectedKind, namespace
 	return o, nil
 }
 
-func (c *garbageCollector) patch(ctx context.Context, k *collectedKind, o metav1.Object, metadata map[string]any) error {
-	// The revision makes the lists that a merge patch replaces safe against what came in between.
-	metadata["resourceVersion"] = o.GetResourceVersion()
-	metadata["uid"] = o.GetUID()
-	body, err := json.Marshal(map[string]any{"metadata": metadata})
+func (c *garbageCollector) patch(ctx context.Context, k *collectedKind, o metav1.Object, change map[string]any) error {
+	return patchMetadata(ctx, c.metadata, k.GroupVersionResource, o, change)
+}
+
+// patchMetadata changes metadata of exactly the object that o is: the revision makes the lists that a merge patch replaces safe
+// against what came in between. An object that is gone is no error.
+func patchMetadata(ctx context.Context, client metadata.Interface, gvr schema.GroupVersionResource, o metav1.Object, change map[string]any) error {
+	change["resourceVersion"] = o.GetResourceVersion()
+	change["uid"] = o.GetUID()
+	body, err := json.Marshal(map[string]any{"metadata": change})
 	if err != nil {
 		return err
 	}
-	_, err = c.metadata.Resource(k.GroupVersionResource).Namespace(o.GetNamespace()).Patch(ctx, o.GetName(), types.MergePatchType, body, metav1.PatchOptions{})
+	_, err = client.Resource(gvr).Namespace(o.GetNamespace()).Patch(ctx, o.GetName(), types.MergePatchType, body, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

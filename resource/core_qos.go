@@ -6,6 +6,14 @@ import (
 	helpers "k8s.io/component-helpers/resource"
 )
 
+// QOS is the quality of service class of a pod: the one it was given, else the one its resources make.
+func QOS(pod *corev1.Pod) corev1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	return qosClass(&pod.Spec)
+}
+
 // qosClass of a pod by its requests and limits of cpu and memory: Guaranteed when every container has limits of both
 // and requests equal to them, BestEffort when nothing is asked for, else Burstable.
 func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {

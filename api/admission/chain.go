@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"mgr/api/auth"
+	"mgr/resource/quota"
 )
 
 // DefaultTolerationSeconds is how long pods that do not say it themselves stay on a node that is not ready or not
@@ -76,6 +77,8 @@ func New(c Config) admission.Interface {
 		&certificateSigning{on(admission.Update), c.Authorizer},
 		&certificateSubjectRestriction{on(admission.Create)},
 		&defaultIngressClass{on(admission.Create), c.Reader},
+		// After all others: nothing is counted that is refused.
+		&resourceQuota{write(), c.Reader, quota.New(nil, time.Now)},
 	)
 }
 
@@ -87,6 +90,7 @@ var (
 	serviceAccounts = schema.GroupResource{Resource: "serviceaccounts"}
 	leases          = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 	limitRanges     = schema.GroupResource{Resource: "limitranges"}
+	resourceQuotas  = schema.GroupResource{Resource: "resourcequotas"}
 	volumes         = schema.GroupResource{Resource: "persistentvolumes"}
 	claims          = schema.GroupResource{Resource: "persistentvolumeclaims"}
 	priorityClasses = schema.GroupResource{Group: "scheduling.k8s.io", Resource: "priorityclasses"}

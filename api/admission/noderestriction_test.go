@@ -171,7 +171,7 @@ func TestAgentCreatesOnlyMirrorPods(t *testing.T) {
 		"a blocking owner":     {func(p *corev1.Pod) { p.OwnerReferences[0].BlockOwnerDeletion = &yes }, "blockOwnerDeletion"},
 		"a service account":    {func(p *corev1.Pod) { p.Spec.ServiceAccountName = "sa" }, "may not reference service accounts"},
 		"a secret":             {volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}), "may not reference secrets"},
-		"a config map":         {volume(corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}), "may not reference config maps"},
+		"a config map":         {volume(corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "c"}}}), "may not reference config maps"},
 		"a claim":              {volume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}), "persistent volume claims"},
 		"a token": {volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}}}}), "service account tokens"},

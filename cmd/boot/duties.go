@@ -158,6 +158,7 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 	g.Go(func() error {
 		return controller.Run(ctx, controller.Config{
 			Client: client, Metadata: meta, Informers: d.informers, Resources: resource.All(),
+			Snapshot:   func() controller.Snapshot { return m.api.Snapshot() },
 			Heartbeats: heartbeats{m.api}, Recorder: recorder, Masters: m.endpoints,
 			ServiceIP: apiServiceIP(m.services), RootCA: m.authority.PEM(),
 			Certificates: controller.Certificates{Issue: m.authority.IssueRequest, BindNode: m.joins.BindNode},
