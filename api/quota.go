@@ -219,7 +219,6 @@ func (c *quotas) settle(ctx context.Context, q Quorum, batch []*owed) {
 			finish(batch, func(w *owed) { w.verdict, w.err = nil, err })
 			return
 		case res.Refusal == nil:
-			r.remember(res.Objects[len(pass):])
 			for i, w := range pass {
 				w.res = fsm.Result{Revision: res.Revision, Objects: res.Objects[i : i+1]}
 			}
@@ -267,11 +266,10 @@ func (c *quotas) propose(ctx context.Context, q Quorum, pass []*owed, r *round) 
 
 // round weighs writes against the quotas of one state.
 type round struct {
-	found   []*fsm.Object          // the quotas as they are stored
-	was     []corev1.ResourceQuota // their status in that state; fresh where the stored one was stale
-	stale   []bool
-	now     []corev1.ResourceQuota // with what was added
-	written []*corev1.ResourceQuota
+	found []*fsm.Object          // the quotas as they are stored
+	was   []corev1.ResourceQuota // their status in that state; fresh where the stored one was stale
+	stale []bool
+	now   []corev1.ResourceQuota // with what was added
 }
 
 func (c *quotas) begin(q Quorum, namespace string) (*round, error) {
@@ -327,19 +325,13 @@ func (r *round) ops() ([]fsm.Op, error) {
 		}
 		changed := r.now[i].DeepCopy()
 		setKind(changed, corev1.SchemeGroupVersion.WithKind("ResourceQuota"))
-		op := fsm.Op{Verb: fsm.Update, Key: o.Key, UID: o.UID, If: fsm.Precondition{Revision: o.Revision}}
+		op := fsm.Op{Verb: fsm.Update, Key: o.Key, UID: o.UID, If: fsm.Precondition{Revision: o.Revision},
+			Form: form{resource.Storage(resourceQuotas), changed}}
 		var err error
 		if op.Data, op.RevisionAt, err = encode(changed); err != nil {
 			return nil, err
 		}
 		ops = append(ops, op)
-		r.written = append(r.written, changed)
 	}
 	return ops, nil
-}
-
-func (r *round) remember(objects []*fsm.Object) {
-	for i, o := range objects {
-		_, _ = remember(resource.Storage(resourceQuotas), o, r.written[i]) // it is decoded anew if this fails
-	}
 }
