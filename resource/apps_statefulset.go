@@ -66,7 +66,7 @@ func warnStatefulSet(s, old *appsv1.StatefulSet) []string {
 		if old != nil {
 			at = at.Child("Spec") // as Kubernetes writes it
 		}
-		out = append(out, warnClaimSpec(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
+		out = append(out, claimSizeWarnings(&s.Spec.VolumeClaimTemplates[i].Spec, at)...)
 	}
 	if n := s.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
 		out = append(out, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"slices"
 	"strconv"
 	"time"
 
@@ -187,7 +186,15 @@ func jobState(j *batchv1.Job) string {
 }
 
 func jobIs(j *batchv1.Job, condition batchv1.JobConditionType) bool {
-	return slices.ContainsFunc(j.Status.Conditions, func(c batchv1.JobCondition) bool {
-		return c.Type == condition && c.Status == corev1.ConditionTrue
-	})
+	return jobCondition(j, condition) == corev1.ConditionTrue
+}
+
+// jobCondition is the status of a condition; "": the job has none of the kind.
+func jobCondition(j *batchv1.Job, condition batchv1.JobConditionType) corev1.ConditionStatus {
+	for _, c := range j.Status.Conditions {
+		if c.Type == condition {
+			return c.Status
+		}
+	}
+	return ""
 }

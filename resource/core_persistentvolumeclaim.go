@@ -46,9 +46,7 @@ func persistentVolumeClaim() *Kind {
 
 func defaultPersistentVolumeClaim(c *corev1.PersistentVolumeClaim) {
 	setDefault(&c.Status.Phase, corev1.ClaimPending)
-	setDefaultPtr(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
-	roundUp(c.Spec.Resources.Limits)
-	roundUp(c.Spec.Resources.Requests)
+	defaultClaimSpec(&c.Spec)
 	roundUp(c.Status.Capacity)
 	roundUp(c.Status.AllocatedResources)
 }

@@ -65,13 +65,18 @@ func podFields(p *corev1.Pod) fields.Set {
 	}
 }
 
-// warnPod: a name that is no DNS label cannot be the pod's hostname in full.
+// warnPod looks at new pods only: people seldom change pods themselves, and their status is written often.
 func warnPod(_ context.Context, obj, old runtime.Object) []string {
-	name := as[corev1.Pod](obj).Name
-	if msgs := validation.IsDNS1123Label(name); old == nil && len(msgs) > 0 {
-		return []string{fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
+	if old != nil {
+		return nil
 	}
-	return nil
+	p := as[corev1.Pod](obj)
+	w := podWarnings{meta: &p.ObjectMeta, spec: &p.Spec}
+	if msgs := validation.IsDNS1123Label(p.Name); len(msgs) > 0 {
+		w.list = append(w.list, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", msgs))
+	}
+	w.all()
+	return w.list
 }
 
 func podSpec(p *corev1.Pod) *corev1.PodSpec { return &p.Spec }

@@ -329,13 +329,17 @@ func restartedForEver(f *findings, t *corev1.PodTemplateSpec, workload string, p
 
 // podTemplate checks any template of pods.
 func podTemplate(f *findings, t *corev1.PodTemplateSpec, path *field.Path) {
-	f.labels(path.Child("labels"), t.Labels)
-	f.add(apivalidation.ValidateAnnotations(t.Annotations, path.Child("annotations"))...)
-	podAnnotations(f, t.Annotations, &t.Spec, path.Child("annotations"))
+	templateMeta(f, t, path)
 	f.add(validatePodSpec(&t.Spec, nil, path.Child("spec"))...)
 	if len(t.Spec.EphemeralContainers) > 0 {
 		f.forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
 	}
+}
+
+func templateMeta(f *findings, t *corev1.PodTemplateSpec, path *field.Path) {
+	f.labels(path.Child("labels"), t.Labels)
+	f.add(apivalidation.ValidateAnnotations(t.Annotations, path.Child("annotations"))...)
+	podAnnotations(f, t.Annotations, &t.Spec, path.Child("annotations"))
 }
 
 func validatePodTemplates(f *findings, t, old *corev1.PodTemplate) {

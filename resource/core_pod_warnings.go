@@ -73,40 +73,17 @@ func (w *podWarnings) eachContainer(spec *field.Path, visit func(c *corev1.Conta
 	}
 }
 
-// deprecatedNodeLabels says what to use instead of a node label; "": it is not deprecated.
-func deprecatedNodeLabels(key string) string {
-	switch key {
-	case "beta.kubernetes.io/arch":
-		return `deprecated since v1.14; use "kubernetes.io/arch" instead`
-	case "beta.kubernetes.io/os":
-		return `deprecated since v1.14; use "kubernetes.io/os" instead`
-	case "failure-domain.beta.kubernetes.io/region":
-		return `deprecated since v1.17; use "topology.kubernetes.io/region" instead`
-	case "failure-domain.beta.kubernetes.io/zone":
-		return `deprecated since v1.17; use "topology.kubernetes.io/zone" instead`
-	case "beta.kubernetes.io/instance-type":
-		return `deprecated since v1.17; use "node.kubernetes.io/instance-type" instead`
-	case "app.kubernetes.io/created-by":
-		return "deprecated since v1.9"
-	case "scheduler.alpha.kubernetes.io/preferAvoidPods":
-		return "deprecated since v1.22; use Taints and Tolerations instead"
-	case "node-role.kubernetes.io/master":
-		return `use "node-role.kubernetes.io/control-plane" instead`
-	}
-	return ""
-}
-
 // placement: labels of nodes that are about to go, and selectors that select nothing.
 func (w *podWarnings) placement(spec *field.Path) {
 	const noPods = "a null labelSelector results in matching no pod"
 	for _, key := range slices.Sorted(maps.Keys(w.spec.NodeSelector)) {
-		if why := deprecatedNodeLabels(key); why != "" {
+		if why := deprecatedNodeLabel(key); why != "" {
 			w.at(spec.Child("nodeSelector").Key(key), "%s", why)
 		}
 	}
 	for i, c := range w.spec.TopologySpreadConstraints {
 		at := spec.Child("topologySpreadConstraints").Index(i)
-		if why := deprecatedNodeLabels(c.TopologyKey); why != "" {
+		if why := deprecatedNodeLabel(c.TopologyKey); why != "" {
 			w.at(at.Child("topologyKey"), "%s is %s", c.TopologyKey, why)
 		}
 		if c.LabelSelector == nil {
@@ -152,7 +129,7 @@ func (w *podWarnings) placement(spec *field.Path) {
 // nodeTerm: values that no label can have match nothing; a required term with one is refused, a preferred one is not.
 func (w *podWarnings) nodeTerm(t corev1.NodeSelectorTerm, values bool, at *field.Path) {
 	for i, r := range t.MatchExpressions {
-		if why := deprecatedNodeLabels(r.Key); why != "" {
+		if why := deprecatedNodeLabel(r.Key); why != "" {
 			w.at(at.Child("matchExpressions").Index(i).Child("key"), "%s is %s", r.Key, why)
 		}
 		if !values {

@@ -24,16 +24,10 @@ func (w *podWarnings) volume(v *corev1.Volume, at *field.Path) {
 	gone(v.Quobyte != nil, "quobyte", "deprecated in v1.22, non-functional in v1.25+")
 	gone(v.Glusterfs != nil, "glusterfs", "deprecated in v1.25, non-functional in v1.26+")
 	if e := v.Ephemeral; e != nil && e.VolumeClaimTemplate != nil {
-		w.list = append(w.list, warnClaimSpec(&e.VolumeClaimTemplate.Spec, at.Child("ephemeral", "volumeClaimTemplate", "spec"))...)
+		w.list = append(w.list, claimSizeWarnings(&e.VolumeClaimTemplate.Spec, at.Child("ephemeral", "volumeClaimTemplate", "spec"))...)
 	}
 	gone(v.CephFS != nil, "cephfs", "deprecated in v1.28, non-functional in v1.31+")
 	gone(v.RBD != nil, "rbd", "deprecated in v1.28, non-functional in v1.31+")
-}
-
-// warnClaimSpec is for claims and for templates of claims.
-func warnClaimSpec(s *corev1.PersistentVolumeClaimSpec, at *field.Path) []string {
-	return append(wholeBytes(s.Resources.Requests, at.Child("resources", "requests"), corev1.ResourceStorage),
-		wholeBytes(s.Resources.Limits, at.Child("resources", "limits"), corev1.ResourceStorage)...)
 }
 
 // madeFile is a file that a volume makes, and of what; from is "" where the volume has one source only.

@@ -31,7 +31,7 @@ func warnRuntimeClass(_ context.Context, obj, _ runtime.Object) []string {
 	}
 	var out []string
 	for _, key := range slices.Sorted(maps.Keys(s.NodeSelector)) {
-		if why := deprecatedNodeLabels(key); why != "" {
+		if why := deprecatedNodeLabel(key); why != "" {
 			out = append(out, fmt.Sprintf("scheduling.nodeSelector: %s", why))
 		}
 	}

@@ -19,9 +19,7 @@ func validatePodDisruptionBudget(f *findings, b, old *policyv1.PodDisruptionBudg
 	if spec.MaxUnavailable != nil {
 		share(f, *spec.MaxUnavailable, at.Child("maxUnavailable"))
 	}
-	f.add(metav1validation.ValidateLabelSelector(spec.Selector, metav1validation.LabelSelectorValidationOptions{
-		AllowInvalidLabelValueInSelector: old != nil && metav1validation.LabelSelectorHasInvalidLabelValue(old.Spec.Selector),
-	}, at.Child("selector"))...)
+	f.ratchetedSelector(at.Child("selector"), spec.Selector, old != nil && badSelector(old.Spec.Selector))
 	optionalOneOf(f, at.Child("unhealthyPodEvictionPolicy"), spec.UnhealthyPodEvictionPolicy, policyv1.AlwaysAllow, policyv1.IfHealthyBudget)
 }
 

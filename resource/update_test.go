@@ -318,25 +318,38 @@ func TestImmutableData(t *testing.T) {
 	}
 }
 
-func TestEventVersions(t *testing.T) {
+// A kind that is served in two versions loses nothing on the way to the stored one and back.
+func TestServedVersions(t *testing.T) {
 	for _, obj := range examples(t) {
 		k := LookupKind(obj.GetObjectKind().GroupVersionKind())
 		if k.Stored == nil {
 			continue
 		}
-		stored, err := k.ToStored(obj)
-		if err != nil {
-			t.Fatal(err)
+		back := thereAndBack(t, k, obj)
+		if again := thereAndBack(t, k, back); !reflect.DeepEqual(again, back) {
+			t.Errorf("%+v became %+v", back, again)
 		}
-		if LookupKind(stored.GetObjectKind().GroupVersionKind()) != k.Stored {
-			t.Errorf("stored as %v", stored.GetObjectKind().GroupVersionKind())
-		}
-		back, err := k.FromStored(stored)
-		if err != nil || !reflect.DeepEqual(obj, back) {
-			t.Errorf("%v, %+v became %+v", err, obj, back)
-		}
-		if _, err := k.ToStored(stored); err == nil {
-			t.Error("a stored object was taken for a served one")
+		if k.Kind == "Event" && !reflect.DeepEqual(obj, back) { // others get defaults of the stored version
+			t.Errorf("%+v became %+v", obj, back)
 		}
 	}
+}
+
+func thereAndBack(t *testing.T, k *Kind, obj runtime.Object) runtime.Object {
+	t.Helper()
+	stored, err := k.ToStored(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if LookupKind(stored.GetObjectKind().GroupVersionKind()) != k.Stored {
+		t.Errorf("stored as %v", stored.GetObjectKind().GroupVersionKind())
+	}
+	back, err := k.FromStored(stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.ToStored(stored); err == nil {
+		t.Error("a stored object was taken for a served one")
+	}
+	return back
 }

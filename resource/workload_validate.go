@@ -110,6 +110,7 @@ func share(f *findings, v intstr.IntOrString, path *field.Path) (amount int) {
 // replicaCounts are the numbers that every workload reports; what is counted cannot be more than there is.
 type replicaCounts struct {
 	replicas, ready, available int32
+	readyName                  string           // of ready in texts; "": readyReplicas
 	others                     map[string]int32 // at most replicas, by field
 	anything                   map[string]int64 // at least 0
 }
@@ -132,7 +133,7 @@ func (c replicaCounts) validate(f *findings) {
 		f.nonNegative(path.Child(name), n)
 	}
 	if c.available > c.ready {
-		f.invalid(path.Child("availableReplicas"), c.available, "cannot be greater than readyReplicas")
+		f.invalid(path.Child("availableReplicas"), c.available, "cannot be greater than "+or(c.readyName, "readyReplicas"))
 	}
 }
 
@@ -169,10 +170,7 @@ func validateDeploymentStatus(f *findings, d, old *appsv1.Deployment) {
 			"observedGeneration":  s.ObservedGeneration,
 			"unavailableReplicas": int64(s.UnavailableReplicas),
 			"terminatingReplicas": int64(ptr.Deref(s.TerminatingReplicas, 0)),
-			"collisionCount":      int64(ptr.Deref(s.CollisionCount, 0)),
 		},
 	}.validate(f)
-	if n, was := ptr.Deref(s.CollisionCount, 0), ptr.Deref(old.Status.CollisionCount, 0); n < was {
-		f.invalid(field.NewPath("status", "collisionCount"), n, "cannot be decremented")
-	}
+	collisions(f, s.CollisionCount, old.Status.CollisionCount, field.NewPath("status"))
 }
