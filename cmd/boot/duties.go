@@ -33,9 +33,9 @@ type duties struct {
 	master    *Master
 	informers informers.SharedInformerFactory
 	byStorage map[string]cache.SharedIndexInformer // by the name under which the state keeps the objects
-	nodes     cache.SharedIndexInformer                // runs on every master
-	awake     chan struct{}                            // closed when the informers are needed
-	wake      func()                                   // closes awake
+	nodes     cache.SharedIndexInformer            // runs on every master
+	awake     chan struct{}                        // closed when the informers are needed
+	wake      func()                               // closes awake
 	scheduler atomic.Pointer[scheduler.Scheduler]
 }
 
