@@ -169,7 +169,7 @@ func FuzzPatch(f *testing.F) {
 	for i, b := range []string{
 		`[{"op":"copy","from":"/spec","path":"/spec/x"},{"op":"test","path":"/metadata/name","value":"d"}]`, `{"spec":{"replicas":null}}`,
 		`{"spec":{"template":{"spec":{"$setElementOrder/containers":[{"name":"b"}],"containers":[{"$patch":"delete","name":"a"},{"name":"b","image":"i"}]}}}}`,
-		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {replicas: 3}", `{"$patch":"replace"}`, `[{"op":"move","from":"/metadata","path":"/spec/a/-"}]`,
+		"apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {replicas: 3}", `{"$patch":"replace"}`, `{"spec":{"template":{"spec":{"containers":[{}]}}}}`, `[{"op":"move","from":"/metadata","path":"/spec/a/-"}]`,
 	} {
 		f.Add([]byte(b), uint8(i))
 	}
@@ -182,7 +182,7 @@ func FuzzPatch(f *testing.F) {
 			query += "&fieldManager=fuzz&force=true"
 		}
 		code, body := t0.do(t, "PATCH", path+query, string(b), kind)
-		if code >= 500 {
+		if code >= 500 && !strings.Contains(body, "does not contain declared merge key") { // for which kube-apiserver has a 500, too
 			t.Fatalf("%s: %d %s\n%q", kind, code, body, b)
 		}
 		if code == http.StatusOK {

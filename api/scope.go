@@ -64,6 +64,9 @@ func (s *Server) endpoints(kinds []*resource.Kind) (map[schema.GroupVersionResou
 		out[k.GroupVersionResource] = s.reviewEndpoint(k)
 		s.kinds = append(s.kinds, k)
 	}
+	k := bindingKind()
+	out[k.GroupVersionResource] = s.bindingEndpoint(k, out[podRow().GroupVersionResource].store)
+	s.kinds = append(s.kinds, k)
 	return out, nil
 }
 

@@ -109,6 +109,34 @@ func (b *bindingStore) Create(ctx context.Context, name string, obj runtime.Obje
 	return &metav1.Status{Status: metav1.StatusSuccess, Code: http.StatusCreated}, nil
 }
 
+// bindingKind is the older way to bind a pod, which names it in the object instead of in the path.
+func bindingKind() *resource.Kind {
+	return &resource.Kind{
+		GroupVersionResource: corev1.SchemeGroupVersion.WithResource("bindings"), Kind: "Binding", Singular: "binding", Namespaced: true,
+		Verbs: []string{"create"}, New: func() runtime.Object { return &corev1.Binding{} },
+	}
+}
+
+func (s *Server) bindingEndpoint(k *resource.Kind, pods *store) *endpoint {
+	scope, st := s.scope(k, ""), &olderBindingStore{bindingStore{pods}}
+	return &endpoint{kind: k, scope: scope, verbs: map[string]http.Handler{
+		"create": s.managed(scope, managedfields.NewDeducedTypeConverter, func(sc *handlers.RequestScope) http.HandlerFunc {
+			return handlers.CreateResource(st, sc, s.cfg.Admission)
+		}),
+	}}
+}
+
+type olderBindingStore struct{ bindingStore }
+
+// Create implements rest.Creater.
+func (b *olderBindingStore) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	binding, ok := obj.(*corev1.Binding)
+	if !ok {
+		return nil, apierrors.NewBadRequest("a Binding is needed")
+	}
+	return b.bindingStore.Create(ctx, binding.Name, obj, validate, options)
+}
+
 func validateBinding(b *corev1.Binding) field.ErrorList {
 	var errs field.ErrorList
 	if kind := b.Target.Kind; kind != "" && kind != "Node" {

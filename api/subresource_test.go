@@ -233,3 +233,29 @@ func request(ctx context.Context, t *testing.T, s *apitest.Server, method, path,
 	}
 	return resp
 }
+
+// TestOlderBinding: a Binding object posted by itself does what the subresource does.
+func TestOlderBinding(t *testing.T) {
+	s := apitest.New(t)
+	pod, err := s.Client.CoreV1().Pods("default").Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "a", Image: "i"}}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bind := func(name string) error {
+		return s.Client.CoreV1().RESTClient().Post().Namespace("default").Resource("bindings").Body(&corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}).Do(t.Context()).Error()
+	}
+	if err := bind(pod.Name); err != nil {
+		t.Fatal(err)
+	}
+	if pod, err = s.Client.CoreV1().Pods("default").Get(t.Context(), "p", metav1.GetOptions{}); err != nil || pod.Spec.NodeName != "n" {
+		t.Errorf("bound to %q: %v", pod.Spec.NodeName, err)
+	}
+	if err := bind("p"); !apierrors.IsConflict(err) {
+		t.Errorf("bound again: %v", err)
+	}
+	if err := bind("nobody"); !apierrors.IsNotFound(err) {
+		t.Errorf("a pod that is not there: %v", err)
+	}
+}
