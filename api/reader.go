@@ -61,7 +61,11 @@ func listState(state *fsm.State, gr schema.GroupResource, namespace string) ([]r
 		return nil, fmt.Errorf("reading %s: no such kind is stored", gr)
 	}
 	v := state.Resource(name)
-	out := make([]runtime.Object, 0, v.Len(namespace))
+	n := v.Len(namespace)
+	if n == 0 {
+		return nil, nil // for each write there are several such questions
+	}
+	out := make([]runtime.Object, 0, n)
 	for o := range v.List(namespace, "") {
 		d, err := decodedOf(row, o)
 		if err != nil {

@@ -148,11 +148,7 @@ func (s *State) Get(k Key) *Object {
 
 // Resource returns the objects of one resource, which need not have any.
 func (s *State) Resource(resource string) View {
-	t := s.table(resource)
-	if t == nil {
-		t = newTable(s.floor)
-	}
-	return view{t: t, revision: s.revision}
+	return view{t: s.table(resource), revision: s.revision}
 }
 
 // Resources that hold objects, sorted.
@@ -181,13 +177,16 @@ func (s *State) Claims(prefix string) iter.Seq2[string, Key] {
 
 // view implements View.
 type view struct {
-	t        *table
+	t        *table // nil: the resource has never had an object
 	revision uint64
 }
 
 func (v view) Revision() uint64 { return v.revision }
 
 func (v view) Get(namespace, name string) *Object {
+	if v.t == nil {
+		return nil
+	}
 	o, _ := v.t.objects.Get(Key{Namespace: namespace, Name: name}.path())
 	return o
 }
@@ -202,6 +201,9 @@ func (v view) List(namespace, after string) iter.Seq[*Object] {
 		start = max(start, after+"\x00")
 	}
 	return func(yield func(*Object) bool) {
+		if v.t == nil {
+			return
+		}
 		v.t.objects.Ascend(start, func(path string, o *Object) bool {
 			return strings.HasPrefix(path, prefix) && yield(o)
 		})
@@ -209,6 +211,9 @@ func (v view) List(namespace, after string) iter.Seq[*Object] {
 }
 
 func (v view) Len(namespace string) int {
+	if v.t == nil {
+		return 0
+	}
 	if namespace == "" {
 		return v.t.objects.Len()
 	}
