@@ -104,7 +104,7 @@ func (c *cluster) lead(change ...func(*Config)) (resign func()) {
 		Client: c.Client, Metadata: c.meta, Informers: c.informers, Resources: resource.All(), Heartbeats: c.beats,
 		Snapshot: func() Snapshot { return c.Snapshot() },
 		Recorder: c.events, Masters: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("10.99.0.1:6443")} },
-		ServiceIP: netip.MustParseAddr("10.43.0.1"), RootCA: []byte("ca"), NodeGrace: time.Hour, Quarantine: time.Hour,
+		ServiceIP: netip.MustParseAddr("10.43.0.1"), ServiceNetwork: netip.MustParsePrefix("10.43.0.0/16"), RootCA: []byte("ca"), NodeGrace: time.Hour, Quarantine: time.Hour,
 		Log: slog.New(slog.NewTextHandler(testWriter{c.t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	for _, f := range change {

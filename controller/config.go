@@ -41,6 +41,8 @@ type Config struct {
 	Masters func() []netip.AddrPort
 	// ServiceIP is the cluster IP of the service "kubernetes".
 	ServiceIP netip.Addr
+	// ServiceNetwork is where cluster IPs are from.
+	ServiceNetwork netip.Prefix
 	// Certificates sign certificate requests.
 	Certificates Certificates
 	// AccountToken makes the token that a Secret of type kubernetes.io/service-account-token holds.
@@ -110,6 +112,10 @@ func Prepare(c Config) error {
 	f.Core().V1().PersistentVolumeClaims().Informer()
 	f.Storage().V1().VolumeAttributesClasses().Informer()
 	f.Scheduling().V1().PriorityClasses().Informer()
+	f.Networking().V1().ServiceCIDRs().Informer()
+	f.Flowcontrol().V1().PriorityLevelConfigurations().Informer()
+	f.Flowcontrol().V1().FlowSchemas().Informer()
+	f.Storagemigration().V1().StorageVersionMigrations().Informer()
 	for _, k := range collected(c.Resources) {
 		in, err := c.Informer(k.GroupVersionResource)
 		if err != nil {
@@ -157,6 +163,9 @@ func controllers(c Config) ([]Controller, error) {
 		newEndpoints(f, c.Client),
 		newEndpointSlices(f, c.Client, c.Recorder),
 		newKubernetesService(f, c.Client, c.ServiceIP, c.Masters),
+		newServiceCIDRs(f, c.Client, c.ServiceNetwork),
+		newFlowControl(f, c.Client),
+		newStorageMigrations(f, c.Client, c.Resources),
 		newNodeLifecycle(f, c.Client, c.Heartbeats, c.NodeGrace, c.Recorder),
 		newPodGC(f, c.Client, c.TerminatedPods, c.Quarantine),
 		gc,

@@ -123,3 +123,11 @@ func ignoreCreate(err error) error {
 	}
 	return err
 }
+
+// ignoreNotFound forgives that the object is gone.
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

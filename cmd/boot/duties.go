@@ -160,7 +160,7 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 			Client: client, Metadata: meta, Informers: d.informers, Resources: resource.All(),
 			Snapshot:   func() controller.Snapshot { return m.api.Snapshot() },
 			Heartbeats: heartbeats{m.api}, Recorder: recorder, Masters: m.endpoints,
-			ServiceIP: apiServiceIP(m.services), RootCA: m.authority.PEM(),
+			ServiceIP: apiServiceIP(m.services), ServiceNetwork: m.services, RootCA: m.authority.PEM(),
 			Certificates: controller.Certificates{Issue: m.authority.IssueRequest, BindNode: m.joins.BindNode},
 			AccountToken: m.tokens.Legacy, NodeGrace: m.cfg.NodeGrace,
 			Synced: d.catchUp, Log: m.log,
