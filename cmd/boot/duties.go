@@ -169,7 +169,16 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 	g.Go(func() error { return s.Run(ctx) })
 	g.Go(func() error { return d.ensurePolicy(ctx, client) })
 	g.Go(func() error { m.api.SweepExpired(ctx, term); return nil })
+	g.Go(func() error { d.keepLease(ctx, client, term); return nil })
 	return g.Wait()
+}
+
+// keepLease shows that this master leads.
+func (d *duties) keepLease(ctx context.Context, client kubernetes.Interface, term uint64) {
+	tick := time.NewTicker(controller.LeaderLeaseEvery)
+	defer tick.Stop()
+	controller.LeaderLease{Client: client, Holder: d.master.cfg.ID, Term: term, Log: d.master.log,
+		Revision: func() uint64 { return d.master.node.FSM().State().Revision() }}.Keep(ctx, tick.C)
 }
 
 // ensurePolicy keeps the default roles and bindings complete. Nobody waits for it: until they are written, the authorizer
