@@ -20,10 +20,11 @@ import (
 const (
 	// bookmarkEvery is how often a watcher that allows bookmarks learns how far it is.
 	bookmarkEvery = time.Minute
-	// gatherFor is how long events may wait for others when the watcher was sent some less than that ago: a busy watch
-	// is written in batches, an idle one at once. Batches of all watchers fall on the same multiples of it, so that those
-	// which share a connection share its packets.
+	// gatherFor is stream.gather for connections: a busy watch is written in batches, an idle one at once. Batches of all
+	// watchers fall on the same multiples of it, so that those which share a connection share its packets.
 	gatherFor = 20 * time.Millisecond
+	// gatherInside is the same for watchers in this process.
+	gatherInside = 5 * time.Millisecond
 )
 
 // stream is one watch: the initial state if it was asked for, then the changes of the selected objects.
@@ -33,6 +34,7 @@ type stream struct {
 	initial   fsm.View // nil: none
 	endMark   bool     // tell when the initial state is complete
 	bookmarks bool
+	gather    time.Duration   // how long changes may wait for others when the watcher was sent some less than that ago
 	done      <-chan struct{} // the server stops
 }
 
@@ -42,6 +44,8 @@ type sink interface {
 	send(typ watch.EventType, object *fsm.Object) error
 	// bookmark says that everything up to revision was sent; initial, that this ends the initial state.
 	bookmark(revision uint64, initial bool) error
+	// gather says that other watches are about to flush as well.
+	gather()
 	// flush hands on what was sent.
 	flush() error
 }
@@ -52,6 +56,7 @@ func (st *store) open(ctx context.Context, options *internalversion.ListOptions)
 	w := &stream{
 		sel:       st.selection(request.NamespaceValue(ctx), options),
 		bookmarks: options.AllowWatchBookmarks,
+		gather:    gatherFor,
 		done:      st.s.done,
 	}
 	rv := options.ResourceVersion
@@ -91,62 +96,82 @@ func (w *stream) run(ctx context.Context, out sink) error {
 	}
 	marks := time.NewTimer(bookmarkEvery)
 	defer marks.Stop()
-	gather := time.NewTimer(time.Hour)
-	defer gather.Stop()
-	var sent time.Time
-	dirty := false
-	for {
-		events, revision, more, err := w.cursor.Poll()
+	next := time.NewTimer(time.Hour)
+	defer next.Stop()
+	for busy := false; ; {
+		sent, revision, more, err := w.deliver(out, busy)
 		if err != nil {
-			return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d: the watcher fell behind the history that is kept", revision))
+			return err
 		}
-		for i := range events {
-			one, err := w.send(&events[i], out)
-			if err != nil {
-				return err
+		if busy = sent; busy {
+			// What comes now waits for the next multiple of gather, with whatever else comes until then.
+			now := time.Now()
+			next.Reset(now.Truncate(w.gather).Add(w.gather).Sub(now))
+			select {
+			case <-next.C:
+			case <-ctx.Done():
 			}
-			dirty = dirty || one
-		}
-		if len(events) > 0 {
-			continue
-		}
-		var flushAt <-chan time.Time
-		if dirty {
-			if wait := time.Until(sent.Truncate(gatherFor).Add(gatherFor)); wait > 0 {
-				gather.Reset(wait)
-				flushAt, more = gather.C, nil
-			} else {
-				if err := out.flush(); err != nil {
-					return err
-				}
-				dirty, sent = false, time.Now()
+			if ctx.Err() == nil && !closed(w.done) {
+				continue
 			}
 		}
 		select {
 		case <-more:
-		case <-flushAt:
 		case <-marks.C:
 			marks.Reset(bookmarkEvery)
-			if w.bookmarks && !dirty {
+			if w.bookmarks {
 				if err := mark(out, revision, false); err != nil {
 					return err
 				}
 			}
 		case <-ctx.Done():
-			return w.last(out, revision, dirty)
+			return w.last(out, revision)
 		case <-w.done:
-			return w.last(out, revision, dirty)
+			return w.last(out, revision)
 		}
 	}
 }
 
-// last ends a watch whose time is over: with what is left, and a bookmark so that the next watch starts where this ends.
-func (w *stream) last(out sink, revision uint64, dirty bool) error {
+func closed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// deliver sends and flushes all changes that there are, if any concern the watcher. It returns how far the watch is then, and what
+// closes when there may be more.
+func (w *stream) deliver(out sink, busy bool) (sent bool, revision uint64, more <-chan struct{}, err error) {
+	for {
+		events, revision, more, err := w.cursor.Poll()
+		if err != nil {
+			return sent, revision, nil, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d: the watcher fell behind the history that is kept", revision))
+		}
+		if len(events) == 0 {
+			if sent {
+				if busy {
+					out.gather()
+				}
+				err = out.flush()
+			}
+			return sent, revision, more, err
+		}
+		for i := range events {
+			one, err := w.send(&events[i], out)
+			if err != nil {
+				return sent, revision, nil, err
+			}
+			sent = sent || one
+		}
+	}
+}
+
+// last ends a watch whose time is over: with a bookmark, so that the next watch starts where this ends.
+func (w *stream) last(out sink, revision uint64) error {
 	if w.bookmarks {
 		return mark(out, revision, false)
-	}
-	if dirty {
-		return out.flush()
 	}
 	return nil
 }
@@ -228,6 +253,7 @@ func (st *store) Watch(ctx context.Context, options *internalversion.ListOptions
 		}
 		return nil, err
 	}
+	w.gather = gatherInside
 	ctx, cancel := context.WithCancel(ctx)
 	c := &channelWatch{st: st, ctx: ctx, cancel: cancel, result: make(chan watch.Event, 64)}
 	c.ended.Go(func() {
@@ -310,5 +336,7 @@ func (c *channelWatch) bookmark(revision uint64, initial bool) error {
 	}
 	return c.event(watch.Event{Type: watch.Bookmark, Object: obj})
 }
+
+func (c *channelWatch) gather() {}
 
 func (c *channelWatch) flush() error { return nil }
