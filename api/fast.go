@@ -149,33 +149,53 @@ func (e *endpoint) fastList(ctx context.Context, w http.ResponseWriter, r *http.
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	out, end := compressed(w, r, p)
-	e.writeList(out, p)
-	end()
+	if !worthPacking(p) || !acceptsGzip(r) {
+		out := bufio.NewWriterSize(w, 64<<10)
+		e.writeList(out, p)
+		_ = out.Flush()
+		return nil
+	}
+	w.Header().Set("Content-Encoding", "gzip")
+	w.Header().Add("Vary", "Accept-Encoding")
+	q := e.store.quorum(ctx)
+	if sel := e.store.selection(request.NamespaceValue(ctx), options); sel.everything() {
+		e.writePieces(w, q.FSM(), p)
+		return nil
+	}
+	// What a selector picks is asked for by few.
+	if z, err := gzip.NewWriterLevel(w, gzip.BestSpeed); err == nil {
+		e.writeList(z, p)
+		_ = z.Close()
+	}
 	return nil
+}
+
+// listHead is what comes before the items of a typed list.
+func (e *endpoint) listHead(p page) ([]byte, error) {
+	var head bytes.Buffer
+	head.WriteString(`{"kind":"` + e.kind.Kind + `List","apiVersion":"` + e.kind.GroupVersion().String() + `","metadata":`)
+	if err := writeJSON(&head, p.meta); err != nil {
+		return nil, err
+	}
+	head.Truncate(head.Len() - 1)
+	head.WriteString(`,"items":[`)
+	return head.Bytes(), nil
 }
 
 // writeList writes a typed list; errors mean that the client is gone.
 func (e *endpoint) writeList(out io.Writer, p page) {
-	var head bytes.Buffer
-	head.WriteString(`{"kind":"` + e.kind.Kind + `List","apiVersion":"` + e.kind.GroupVersion().String() + `","metadata":`)
-	if err := writeJSON(&head, p.meta); err != nil {
+	head, err := e.listHead(p)
+	if err != nil {
 		return
 	}
-	head.Truncate(head.Len() - 1)
-	head.WriteString(`,"items":[`)
-	if _, err := out.Write(head.Bytes()); err != nil {
+	if _, err := out.Write(head); err != nil {
 		return
 	}
 	for i, o := range p.items {
 		if i > 0 {
 			_, _ = out.Write(comma)
 		}
-		// Items of a typed list carry no kind of their own.
-		if rest, ok := bytes.CutPrefix(o.Data, e.head); ok {
-			_, _ = out.Write(brace)
-			_, _ = out.Write(rest)
-		} else if _, err := out.Write(o.Data); err != nil {
+		if e.writeItem(out, o) != nil {
 			return
 		}
 	}
@@ -185,22 +205,14 @@ func (e *endpoint) writeList(out io.Writer, p page) {
 // gzipFrom is the size from which lists are compressed for clients that ask, as Kubernetes does.
 const gzipFrom = 128 << 10
 
-// compressed returns where to write a list and what to call at its end.
-func compressed(w http.ResponseWriter, r *http.Request, p page) (io.Writer, func()) {
+func worthPacking(p page) bool {
 	size := 0
 	for _, o := range p.items {
-		size += len(o.Data)
-	}
-	if size >= gzipFrom && acceptsGzip(r) {
-		w.Header().Set("Content-Encoding", "gzip")
-		w.Header().Add("Vary", "Accept-Encoding")
-		z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
-		if err == nil {
-			return z, func() { _ = z.Close() }
+		if size += len(o.Data); size >= gzipFrom {
+			return true
 		}
 	}
-	b := bufio.NewWriterSize(w, min(size+4096, 64<<10))
-	return b, func() { _ = b.Flush() }
+	return false
 }
 
 func acceptsGzip(r *http.Request) bool {

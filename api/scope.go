@@ -40,6 +40,7 @@ type endpoint struct {
 	subs  map[string]map[string]http.Handler
 
 	frames  recentFrames
+	pieces  pieces
 	creator func() (*creator, error) // made at the first create, which needs the schema
 }
 

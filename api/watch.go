@@ -98,15 +98,15 @@ func (w *stream) run(ctx context.Context, out sink) error {
 	defer marks.Stop()
 	next := time.NewTimer(time.Hour)
 	defer next.Stop()
+	pace := pace{least: w.gather}
 	for busy := false; ; {
 		sent, revision, more, err := w.deliver(out, busy)
 		if err != nil {
 			return err
 		}
 		if busy = sent; busy {
-			// What comes now waits for the next multiple of gather, with whatever else comes until then.
-			now := time.Now()
-			next.Reset(now.Truncate(w.gather).Add(w.gather).Sub(now))
+			// What comes now waits, with whatever else comes until then.
+			next.Reset(pace.next(time.Now()))
 			select {
 			case <-next.C:
 			case <-ctx.Done():
@@ -130,6 +130,33 @@ func (w *stream) run(ctx context.Context, out sink) error {
 			return w.last(out, revision)
 		}
 	}
+}
+
+// pace says when a busy watch writes its next batch: at multiples of least, or of up to mostPace times as much while the machine is so
+// busy that timers are late. Larger batches cost less, and there latency is lost anyway.
+type pace struct {
+	least  time.Duration
+	factor time.Duration
+	due    time.Time
+}
+
+const mostPace = 4
+
+// next is how long to wait from now, which is when the batch before was written.
+func (p *pace) next(now time.Time) time.Duration {
+	late := !p.due.IsZero() && now.Sub(p.due) > p.least/2
+	switch {
+	case late && p.factor < mostPace:
+		p.factor = max(2, 2*p.factor)
+	case !late:
+		p.factor = max(1, p.factor/2)
+	}
+	every := p.least * p.factor
+	p.due = now.Truncate(every).Add(every)
+	if late && p.due.Sub(now) < every/2 {
+		p.due = p.due.Add(every)
+	}
+	return p.due.Sub(now)
 }
 
 func closed(done <-chan struct{}) bool {
