@@ -197,10 +197,12 @@ func PairTLS(certPEM, keyPEM []byte) (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-// NewRequest makes a certificate request that proves possession of key. Only its public key counts: who the
-// certificate is for, the issuer decides.
-func NewRequest(key crypto.Signer) (csrPEM []byte, err error) {
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+// NewRequest makes a certificate request that proves possession of key. Who asks for the certificate of a node with a join
+// token leaves the identity empty: the issuer decides.
+func NewRequest(key crypto.Signer, id Identity) (csrPEM []byte, err error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: id.Name, Organization: id.Orgs}, DNSNames: id.DNS, IPAddresses: id.IPs,
+	}, key)
 	if err != nil {
 		return nil, fmt.Errorf("making a certificate request: %w", err)
 	}

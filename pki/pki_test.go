@@ -109,7 +109,7 @@ func TestRequestDecidesNothingButTheKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	csr, err := NewRequest(key)
+	csr, err := NewRequest(key, Identity{})
 	if err != nil {
 		t.Fatal(err)
 	}

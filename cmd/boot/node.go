@@ -128,7 +128,7 @@ func (n *Node) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.cert = n.machine.Renewing(func() []string { return n.masters.Servers() }, n.log)
+	n.cert = n.machine.Renewing(n.askCertificate, func() []string { return n.masters.Servers() }, n.log)
 	n.masters = masters.New(addresses(n.cfg.Join), pki.ClientTLS(n.machine.Trust, n.cert, pki.ServerName))
 	if n.client, err = kubernetes.NewForConfig(n.restConfig()); err != nil {
 		return err
@@ -138,11 +138,16 @@ func (n *Node) join(ctx context.Context) error {
 		if err := n.joinFirst(ctx, dir); err != nil {
 			return err
 		}
-		n.cert = n.machine.Renewing(n.masters.Servers, n.log)
+		n.cert = n.machine.Renewing(n.askCertificate, n.masters.Servers, n.log)
 		n.masters = masters.New(n.masters.Servers(), pki.ClientTLS(n.machine.Trust, n.cert, pki.ServerName))
 		n.client, err = kubernetes.NewForConfig(n.restConfig())
 	}
 	return err
+}
+
+// askCertificate renews the node's certificate through the API.
+func (n *Node) askCertificate(ctx context.Context, csrPEM []byte) ([]byte, error) {
+	return agent.RequestCertificate(ctx, n.client, n.cfg.Name, csrPEM)
 }
 
 // errRemoved: the cluster has deleted this node.

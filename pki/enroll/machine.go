@@ -101,7 +101,7 @@ func Join(ctx context.Context, dir string, servers []string, tokenText, node str
 	if m.key, err = keepKey(dir); err != nil {
 		return nil, nil, err
 	}
-	csr, err := pki.NewRequest(m.key)
+	csr, err := pki.NewRequest(m.key, pki.Identity{})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -138,21 +138,32 @@ func keepKey(dir string) (*ecdsa.PrivateKey, error) {
 	return key, pki.WriteFile(filepath.Join(dir, keyFile), keyPEM)
 }
 
-// Renewing is the machine's certificate, renewed by asking any of servers() and kept on disk. The caller runs it.
-func (m *Machine) Renewing(servers func() []string, log *slog.Logger) *pki.Renewing {
+// Ask gets a certificate for a certificate request, both in PEM, through the API's certificates.k8s.io.
+type Ask func(ctx context.Context, csrPEM []byte) (certPEM []byte, err error)
+
+// Renewing is the machine's certificate, renewed with ask and kept on disk. When that fails, any of servers() is asked at
+// PathRenew. Both give a certificate only to the key that the node joined with. The caller runs it.
+func (m *Machine) Renewing(ask Ask, servers func() []string, log *slog.Logger) *pki.Renewing {
 	var r *pki.Renewing
-	r = pki.NewRenewing(m.Cert, log, func(ctx context.Context, _ *tls.Certificate) (*tls.Certificate, error) {
-		return m.renew(ctx, r, servers())
+	r = pki.NewRenewing(m.Cert, log, func(ctx context.Context, current *tls.Certificate) (*tls.Certificate, error) {
+		csr, err := pki.NewRequest(m.key, pki.Identity{Name: current.Leaf.Subject.CommonName, Orgs: current.Leaf.Subject.Organization})
+		if err != nil {
+			return nil, err
+		}
+		if ask != nil {
+			var certPEM []byte
+			if certPEM, err = ask(ctx, csr); err == nil {
+				return m.renewed(current, certPEM)
+			}
+			log.Warn("the node's certificate was not renewed through the API; asking a master directly", "err", err)
+		}
+		return m.renewDirectly(ctx, r, csr, servers())
 	})
 	return r
 }
 
-func (m *Machine) renew(ctx context.Context, current *pki.Renewing, servers []string) (*tls.Certificate, error) {
-	client, err := NewClient(m.Trust, current, servers)
-	if err != nil {
-		return nil, err
-	}
-	csr, err := pki.NewRequest(m.key)
+func (m *Machine) renewDirectly(ctx context.Context, r *pki.Renewing, csr []byte, servers []string) (*tls.Certificate, error) {
+	client, err := NewClient(m.Trust, r, servers)
 	if err != nil {
 		return nil, err
 	}
@@ -160,9 +171,17 @@ func (m *Machine) renew(ctx context.Context, current *pki.Renewing, servers []st
 	if err := client.Call(ctx, http.MethodPost, PathRenew, RenewRequest{CSR: string(csr)}, &reply); err != nil {
 		return nil, fmt.Errorf("renewing the node's certificate: %w", err)
 	}
+	return m.renewed(r.Current(), []byte(reply.Certificate))
+}
+
+// renewed keeps the next certificate, if it is one for this machine.
+func (m *Machine) renewed(current *tls.Certificate, certPEM []byte) (*tls.Certificate, error) {
 	next := &Machine{key: m.key}
-	if err := next.use([]byte(reply.Certificate)); err != nil {
+	if err := next.use(certPEM); err != nil {
 		return nil, fmt.Errorf("renewing the node's certificate: %w", err)
 	}
-	return next.Cert, pki.WriteFile(filepath.Join(m.dir, certFile), []byte(reply.Certificate))
+	if got, want := next.Cert.Leaf.Subject.CommonName, current.Leaf.Subject.CommonName; got != want {
+		return nil, fmt.Errorf("renewing the node's certificate: the new one is for %q, not for %q", got, want)
+	}
+	return next.Cert, pki.WriteFile(filepath.Join(m.dir, certFile), certPEM)
 }

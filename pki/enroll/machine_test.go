@@ -74,3 +74,49 @@ func TestUnreachableServersAreNamed(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestMachineKeepsOnlyItsOwnNextCertificate(t *testing.T) {
+	a, err := pki.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certPEM, keyPEM, err := a.NewPair(pki.Node("n1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{caFile: a.PEM(), keyFile: keyPEM, certFile: certPEM} {
+		if err := pki.WriteFile(filepath.Join(dir, name), data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(id pki.Identity) []byte {
+		t.Helper()
+		p, err := a.Issue(m.key.Public(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	foreign, _, err := a.NewPair(pki.Node("n1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, bad := range map[string][]byte{"another name": issue(pki.Node("n2")), "another key": foreign, "nothing": nil} {
+		if got, err := m.renewed(m.Cert, bad); err == nil {
+			t.Errorf("%s: %v", what, got.Leaf.Subject)
+		}
+	}
+	next := issue(pki.Node("n1"))
+	if _, err := m.renewed(m.Cert, next); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Load(dir)
+	if err != nil || again.Cert.Leaf.SerialNumber.Cmp(m.Cert.Leaf.SerialNumber) == 0 {
+		t.Errorf("the next certificate was not kept: %v", err)
+	}
+}

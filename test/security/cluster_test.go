@@ -216,7 +216,7 @@ func (c *cluster) join(dir, node, token string) (*agent, error) {
 		return nil, err
 	}
 	a := &agent{Machine: m}
-	a.cert = m.Renewing(func() []string { return []string{c.addr} }, slog.New(slog.DiscardHandler))
+	a.cert = m.Renewing(nil, func() []string { return []string{c.addr} }, slog.New(slog.DiscardHandler))
 	tr := &http.Transport{TLSClientConfig: pki.ClientTLS(m.Trust, a.cert, pki.ServerName), ForceAttemptHTTP2: true}
 	c.t.Cleanup(tr.CloseIdleConnections)
 	a.client, err = kubernetes.NewForConfig(&rest.Config{Host: "https://" + c.addr, QPS: -1, Transport: tr})

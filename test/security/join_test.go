@@ -199,7 +199,7 @@ func TestRenewalKeepsNameAndKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	csr, err := pki.NewRequest(other)
+	csr, err := pki.NewRequest(other, pki.Identity{})
 	if err != nil {
 		t.Fatal(err)
 	}
