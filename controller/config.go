@@ -49,6 +49,8 @@ type Config struct {
 	AccountToken func(*corev1.ServiceAccount, *corev1.Secret) (string, error)
 	// RootCA is the PEM bundle by which pods trust the API.
 	RootCA []byte
+	// FrontProxyCA is the PEM of the CA by which front proxies are known.
+	FrontProxyCA []byte
 	// Synced returns once the informers show everything that was committed before this leadership; nil: do not wait.
 	Synced func(context.Context) error
 
@@ -157,6 +159,7 @@ func controllers(c Config) ([]Controller, error) {
 		newCSRs(f, c.Client, c.Certificates),
 		newAccountTokens(f, c.Client, c.AccountToken, c.RootCA),
 		newBootstrapTokens(f, c.Client),
+		newAuthenticationInfo(f, c.Client, authenticationData(c.RootCA, c.FrontProxyCA)),
 		newDeployments(f, c.Client, c.Recorder),
 		newReplicas(replicaSetKind(f, c.Client), pods, c.Client.CoreV1(), c.Recorder),
 		newReplicas(replicationControllerKind(f, c.Client), pods, c.Client.CoreV1(), c.Recorder),

@@ -74,8 +74,19 @@ type Authority struct {
 	// SigningKey signs service-account tokens.
 	SigningKey *ecdsa.PrivateKey
 
-	caKey *ecdsa.PrivateKey
-	now   func() time.Time
+	caKey         *ecdsa.PrivateKey
+	frontProxy    Trust // see FrontProxy
+	frontProxyKey *ecdsa.PrivateKey
+	now           func() time.Time
+}
+
+// newAuthority adds what follows from the CA's key.
+func newAuthority(ca *x509.Certificate, caKey, signingKey *ecdsa.PrivateKey) (*Authority, error) {
+	frontProxy, frontProxyKey, err := deriveFrontProxy(ca, caKey)
+	if err != nil {
+		return nil, err
+	}
+	return &Authority{Trust: Trust{ca}, SigningKey: signingKey, caKey: caKey, frontProxy: frontProxy, frontProxyKey: frontProxyKey, now: time.Now}, nil
 }
 
 // Secrets are the private parts that a joining master is given. They must never be logged.
@@ -118,7 +129,7 @@ func NewAuthority() (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading back the CA certificate: %w", err)
 	}
-	return &Authority{Trust: Trust{cert}, SigningKey: saKey, caKey: caKey, now: time.Now}, nil
+	return newAuthority(cert, caKey, saKey)
 }
 
 // Exists says whether dir holds an authority.
@@ -176,7 +187,7 @@ func FromSecrets(s Secrets) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("service-account signing key: %w", err)
 	}
-	return &Authority{Trust: trust, SigningKey: saKey, caKey: caKey, now: time.Now}, nil
+	return newAuthority(trust.Cert, caKey, saKey)
 }
 
 // Secrets exports the authority for a joining master.

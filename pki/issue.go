@@ -242,9 +242,9 @@ type Peer struct {
 	Leaf *x509.Certificate
 }
 
-// PeerOf returns the verified client of a connection; false when it presented no certificate.
+// PeerOf returns the verified client of a connection; false when it presented no certificate of the cluster CA.
 func PeerOf(cs *tls.ConnectionState) (Peer, bool) {
-	if cs == nil || len(cs.VerifiedChains) == 0 {
+	if cs == nil || len(cs.VerifiedChains) == 0 || ofFrontProxies(cs.VerifiedChains[0]) {
 		return Peer{}, false
 	}
 	leaf := cs.VerifiedChains[0][0]

@@ -1,7 +1,9 @@
 package pki
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -160,4 +162,60 @@ func TestCertificatesRenewThemselves(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// Every master derives the same CA for front proxies, and what it signs is nobody to the cluster.
+func TestFrontProxiesHaveACAOfTheirOwn(t *testing.T) {
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.Secrets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := FromSecrets(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(a.FrontProxy().PEM(), b.FrontProxy().PEM()) {
+		t.Error("two masters have different CAs for front proxies")
+	}
+	other, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.FrontProxy().Hash() == other.FrontProxy().Hash() || a.FrontProxy().Cert.PublicKey.(*ecdsa.PublicKey).Equal(a.Cert.PublicKey) {
+		t.Error("the CA for front proxies is not this cluster's own")
+	}
+	certPEM, keyPEM, err := b.NewFrontProxyPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := PairTLS(certPEM, keyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	chains, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: a.FrontProxy().Pool(), KeyUsages: client})
+	if err != nil || pair.Leaf.Subject.CommonName != FrontProxyName {
+		t.Fatalf("%v: %v", pair.Leaf.Subject, err)
+	}
+	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: a.Pool(), KeyUsages: client}); err == nil {
+		t.Error("a front proxy's certificate is one of the cluster")
+	}
+	cs := &tls.ConnectionState{VerifiedChains: chains}
+	if p, ok := PeerOf(cs); ok {
+		t.Errorf("a front proxy is the peer %v", p)
+	}
+	if leaf, ok := FrontProxyOf(cs); !ok || leaf != pair.Leaf {
+		t.Error("a front proxy is not known as one")
+	}
+	admin, err := a.NewTLS(Admin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := FrontProxyOf(&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{admin.Leaf, a.Cert}}}); ok {
+		t.Error("an administrator is a front proxy")
+	}
 }

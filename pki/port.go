@@ -17,8 +17,9 @@ type StreamHandler func(conn *tls.Conn, peer Peer)
 
 // Port is a master's one server port: it hands connections over by ALPN. Set the fields, then call Serve.
 type Port struct {
-	Trust Trust
-	Cert  *Renewing
+	Trust        Trust
+	FrontProxies Trust // see ServerTLS
+	Cert         *Renewing
 
 	HTTP  http.Handler  // h2 and http/1.1
 	Raft  StreamHandler // mgr-raft: the peer is a master; nil refuses
@@ -46,7 +47,7 @@ func (p *Port) Serve(ctx context.Context, ln net.Listener) error {
 	protocols.SetHTTP2(true) // named, because a TLSNextProto of our own would switch it off
 	srv := &http.Server{
 		Handler:           p.HTTP,
-		TLSConfig:         ServerTLS(p.Trust, p.Cert),
+		TLSConfig:         ServerTLS(p.Trust, p.FrontProxies, p.Cert),
 		Protocols:         protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stuckTimeout},
 		ReadHeaderTimeout: readHeaderTimeout,

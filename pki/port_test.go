@@ -35,11 +35,14 @@ func newWorld(t *testing.T) *world {
 	hello := func(way string) StreamHandler {
 		return func(conn *tls.Conn, peer Peer) { fmt.Fprintf(conn, "%s %s\n", way, peer.Name) }
 	}
-	p := &Port{Trust: a.Trust, Cert: cert, Log: quiet(), Raft: hello("raft"), Agent: hello("agent"),
+	p := &Port{Trust: a.Trust, FrontProxies: a.FrontProxy(), Cert: cert, Log: quiet(), Raft: hello("raft"), Agent: hello("agent"),
 		HTTP: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			who := "anonymous"
 			if peer, ok := PeerOf(r.TLS); ok {
 				who = peer.Name
+			}
+			if leaf, ok := FrontProxyOf(r.TLS); ok {
+				who = "proxy " + leaf.Subject.CommonName
 			}
 			fmt.Fprintf(w, "%s %s\n", r.Proto, who)
 		})}
@@ -67,6 +70,19 @@ func cert(t *testing.T, a *Authority, id Identity) *Renewing {
 		t.Fatal(err)
 	}
 	return NewRenewing(pair, quiet(), nil)
+}
+
+// proxies is the front proxies' CA, as if it signed like the cluster's.
+func proxies(a *Authority) *Authority {
+	return &Authority{Trust: a.frontProxy, caKey: a.frontProxyKey, now: time.Now}
+}
+
+func TestFrontProxyIsKnownOnlyToHTTP(t *testing.T) {
+	w := newWorld(t)
+	got, err := w.get(cert(t, proxies(w.a), Identity{Name: FrontProxyName, Orgs: []string{OrgAdmins}}), true)
+	if err != nil || !strings.Contains(got, "proxy "+FrontProxyName) {
+		t.Errorf("got %q, %v", got, err)
+	}
 }
 
 // firstLine reads the greeting of a stream: with TLS 1.3 a server's refusal arrives only here.
@@ -137,6 +153,8 @@ func TestStreamsRefuseTheWrongRole(t *testing.T) {
 		"raft with a stranger's certificate": raft(cert(t, stranger, Master("m2", "cluster.local", nil))),
 		"tunnel with a master's certificate": agent(cert(t, w.a, Master("m2", "cluster.local", nil))),
 		"tunnel without certificate":         agent(nil),
+		"raft with a front proxies' master":  raft(cert(t, proxies(w.a), Master("m2", "cluster.local", nil))),
+		"tunnel with a front proxies' node":  agent(cert(t, proxies(w.a), Node("n1"))),
 		"HTTP with a stranger's certificate": func() (string, error) { return w.get(cert(t, stranger, Admin()), true) },
 		"raft to a master with another peerid": func() (string, error) {
 			return firstLine(DialRaft(ctx, w.a.Trust, cert(t, w.a, Master("m2", "c", nil)), w.addr, "m3"))
@@ -155,7 +173,7 @@ func TestClientRefusesANodePosingAsServer(t *testing.T) {
 	}
 	id := Node("n1")
 	id.Server, id.DNS = true, []string{ServerName} // even if such a certificate had been issued
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", ServerTLS(a.Trust, cert(t, a, id)))
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", ServerTLS(a.Trust, Trust{}, cert(t, a, id)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,8 +22,8 @@ const ServerName = "kubernetes"
 
 // ServerTLS are the settings of the one port. A client that offers mgr-raft or mgr-agent must present a certificate of
 // the masters or of the nodes and gets nothing else on that connection; an HTTP client's certificate is verified if it
-// presents one.
-func ServerTLS(trust Trust, cert *Renewing) *tls.Config {
+// presents one. frontProxies is the CA of certificates that only HTTP clients may present; its zero value is none.
+func ServerTLS(trust, frontProxies Trust, cert *Renewing) *tls.Config {
 	pool := trust.Pool()
 	base := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
@@ -42,6 +42,10 @@ func ServerTLS(trust Trust, cert *Renewing) *tls.Config {
 	}
 	raft, agent := closed(ALPNRaft, OrgMasters), closed(ALPNAgent, OrgNodes)
 	front := base.Clone()
+	if frontProxies.Cert != nil {
+		front.ClientCAs = trust.Pool()
+		front.ClientCAs.AddCert(frontProxies.Cert)
+	}
 	front.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		switch {
 		case slices.Contains(hello.SupportedProtos, ALPNRaft):

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -37,10 +38,11 @@ type Authenticator struct {
 	Tokens *Tokens
 	Nodes  *NodeKeys
 
-	bootstrap *bootstrapTokens
-	bearer    authenticator.Request
-	webSocket authenticator.Request
-	now       func() time.Time
+	bootstrap  *bootstrapTokens
+	identities identities
+	bearer     authenticator.Request
+	webSocket  authenticator.Request
+	now        func() time.Time
 }
 
 // New makes an Authenticator.
@@ -83,6 +85,14 @@ func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Res
 		r.Header.Del("Authorization")
 		return &authenticator.Response{User: u}, true, nil
 	}
+	if leaf, ok := pki.FrontProxyOf(r.TLS); ok && forwarded != nil {
+		u, err := a.proxiedUser(leaf, forwarded)
+		if err != nil {
+			return nil, false, err
+		}
+		r.Header.Del("Authorization")
+		return &authenticator.Response{User: u}, true, nil
+	}
 	for _, method := range []authenticator.Request{a.bearer, a.webSocket} {
 		resp, ok, err := method.AuthenticateRequest(r)
 		if err != nil {
@@ -101,9 +111,8 @@ func (a *Authenticator) AuthenticateRequest(r *http.Request) (*authenticator.Res
 }
 
 func (a *Authenticator) certificateUser(r *http.Request, peer pki.Peer, forwarded user.Info) (user.Info, error) {
-	// The handshake checked the time, but connections may outlive their certificate.
-	if a.now().After(peer.Leaf.NotAfter) {
-		return nil, fmt.Errorf("the client certificate of %s expired at %s", peer.Name, peer.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	if err := a.inTime(peer.Leaf); err != nil {
+		return nil, err
 	}
 	if peer.Name == "" {
 		return nil, errors.New("the client certificate has no common name")
@@ -116,7 +125,26 @@ func (a *Authenticator) certificateUser(r *http.Request, peer pki.Peer, forwarde
 			return nil, err
 		}
 	}
-	return &user.DefaultInfo{Name: peer.Name, Groups: withAuthenticated(peer.Orgs)}, nil
+	return a.identities.of(peer.Leaf)
+}
+
+// proxiedUser believes a front proxy whom it names. Its certificate says nothing else.
+func (a *Authenticator) proxiedUser(leaf *x509.Certificate, forwarded user.Info) (user.Info, error) {
+	if err := a.inTime(leaf); err != nil {
+		return nil, err
+	}
+	if name := leaf.Subject.CommonName; name != pki.FrontProxyName {
+		return nil, fmt.Errorf("the front proxy's certificate is for %q, and only %q may name users", name, pki.FrontProxyName)
+	}
+	return authenticated(forwarded), nil
+}
+
+// inTime: the handshake checked it, but connections may outlive their certificate.
+func (a *Authenticator) inTime(leaf *x509.Certificate) error {
+	if a.now().After(leaf.NotAfter) {
+		return fmt.Errorf("the client certificate of %s expired at %s", leaf.Subject.CommonName, leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 func withAuthenticated(groups []string) []string {

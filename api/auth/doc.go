@@ -3,7 +3,8 @@
 // # Who
 //
 // In this order, the first that applies: a client certificate of the cluster CA (and, from another master only, the
-// identity it forwards in X-Remote-* headers), a service-account token, or nobody. Nobody may see a handful of public
+// identity it forwards in X-Remote-* headers), such headers over a connection with a certificate of the front proxies' own
+// CA, a bearer token (of a service account, or for bootstrapping), or nobody. Nobody may see a handful of public
 // paths (PublicPaths); everything else without credentials is 401. An agent's certificate counts only as long as its key
 // is the one bound to the node's name and the Node object that registered with it still exists. A service-account token
 // dies with the object it is bound to.

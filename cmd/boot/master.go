@@ -237,7 +237,7 @@ func (m *Master) run(ctx context.Context, listener net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { m.cert.Run(ctx); return nil })
 	port := &pki.Port{
-		Trust: m.authority.Trust, Cert: m.cert, Log: m.log, HTTP: m.api.Handler(),
+		Trust: m.authority.Trust, FrontProxies: m.authority.FrontProxy(), Cert: m.cert, Log: m.log, HTTP: m.api.Handler(),
 		Raft:  m.serveRaft,
 		Agent: m.serveAgent,
 	}

@@ -64,7 +64,7 @@ func rogue(t *testing.T) (*recorder, string) {
 		t.Fatal(err)
 	}
 	rec := &recorder{}
-	srv := &http.Server{TLSConfig: pki.ServerTLS(a.Trust, cert), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	srv := &http.Server{TLSConfig: pki.ServerTLS(a.Trust, pki.Trust{}, cert), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rec.ServeHTTP(w, r)
 			if r.URL.Path == enroll.PathCA {
@@ -124,7 +124,7 @@ func TestRightCAFromAStrangerSendsNoSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{TLSConfig: pki.ServerTLS(stranger.Trust, cert), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	srv := &http.Server{TLSConfig: pki.ServerTLS(stranger.Trust, pki.Trust{}, cert), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rec.ServeHTTP(w, r)
 			_, _ = w.Write(c.authority.PEM())
