@@ -162,7 +162,28 @@ func (c *garbageCollector) collect(ctx context.Context, k *collectedKind, o meta
 		}
 		return c.dropRefs(ctx, k, live, func(ref metav1.OwnerReference) bool { return gone[ref.UID] })
 	}
+	c.warnOfElsewhere(k, live, of.absent)
 	return c.delete(ctx, k, live, of)
+}
+
+// warnOfElsewhere tells of owners that exist, but in another namespace: to the object in this one they do not.
+func (c *garbageCollector) warnOfElsewhere(k *collectedKind, o metav1.Object, absent []metav1.OwnerReference) {
+	namespaces := c.byKind[schema.GroupKind{Kind: "Namespace"}]
+	if namespaces == nil {
+		return
+	}
+	for _, ref := range absent {
+		owner, namespace, ok := c.resolve(o, ref)
+		if !ok || !owner.Namespaced {
+			continue
+		}
+		for _, ns := range namespaces.informer.GetIndexer().ListKeys() {
+			if found := owner.cached(ns, ref.Name); ns != namespace && found != nil && found.GetUID() == ref.UID {
+				c.warn(k, o, ref)
+				break
+			}
+		}
+	}
 }
 
 func (c *garbageCollector) delete(ctx context.Context, k *collectedKind, o metav1.Object, of owners) error {

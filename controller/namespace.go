@@ -115,7 +115,7 @@ type leftover struct {
 func (c *namespaces) empty(ctx context.Context, namespace string) leftover {
 	left := leftover{objects: map[string]int{}, finalizers: map[string]int{}}
 	for _, gvr := range c.contents {
-		if err := c.emptyOf(ctx, gvr, namespace, &left); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsMethodNotSupported(err) {
+		if err := c.emptyOf(ctx, gvr, namespace, &left); err != nil && !apierrors.IsNotFound(err) {
 			left.failures = append(left.failures, fmt.Sprintf("%s: %v", gvr.GroupResource(), err))
 		}
 		if isPods(gvr) && len(left.objects)+len(left.failures) > 0 {
