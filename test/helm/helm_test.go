@@ -96,7 +96,7 @@ func TestHelm(t *testing.T) {
 
 func start(t *testing.T) *helm {
 	t.Helper()
-	h := &helm{c: cluster.Start(t, cluster.Options{Name: "helm", Nodes: 1})}
+	h := &helm{c: cluster.Start(t, cluster.Options{Name: "helm", Nodes: 1, Demo: true})}
 	flags := genericclioptions.NewConfigFlags(true)
 	flags.KubeConfig = &h.c.Kubeconfig
 	h.do = &action.Configuration{}
