@@ -25,7 +25,7 @@ const DefaultTolerationSeconds = 5
 type Config struct {
 	Reader  auth.Reader
 	CatchUp auth.CatchUp
-	// Authorizer says who may approve and sign certificate requests.
+	// Authorizer says who may approve and sign certificate requests, and what further tokens agents may ask for.
 	Authorizer authorizer.Authorizer
 	// TolerationSeconds overrides DefaultTolerationSeconds; negative means 0.
 	TolerationSeconds int64
@@ -57,7 +57,7 @@ func New(c Config) admission.Interface {
 		// Before what looks at a pod's volumes and secrets: it adds some.
 		&serviceAccount{on(admission.Create), c.Reader, c.ServiceAccountWait},
 		// Validates only: an agent is judged by what the object finally is.
-		&nodeRestriction{any(), c.Reader, c.NodeRegistered},
+		&nodeRestriction{any(), c.Reader, c.Authorizer, c.NodeRegistered},
 		// After nodeRestriction in spirit: an agent may not set taints, the cluster does.
 		&notReadyTaint{on(admission.Create)},
 		// Validates only, like nodeRestriction: a pod is judged by what it finally is.

@@ -2,13 +2,11 @@ package admission
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -16,16 +14,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"mgr/api/auth"
 	"mgr/pki"
 )
 
 // nodeRestriction keeps an agent, which the authorizer has let through by the path, to its own objects: what it writes
-// must be its Node, its lease, pods bound to it, tokens for those. It judges the finished object, so no patch escapes.
+// must be its Node, its lease, its CSINode, its devices, its own certificate, pods bound to it, or tokens and certificates for
+// those. It judges the finished object, so no patch escapes.
 type nodeRestriction struct {
 	*admission.Handler
 	reader     auth.Reader
+	authorizer authorizer.Authorizer
 	registered func(ctx context.Context, node string, uid types.UID) error
 }
 
@@ -50,6 +51,16 @@ func (p *nodeRestriction) Validate(ctx context.Context, a admission.Attributes, 
 		if err = lease(node, a); err == nil {
 			err = p.note(ctx, node, a)
 		}
+	case is(a, volumeClaims, a.GetSubresource()):
+		err = volumeClaim(node, a)
+	case is(a, csiNodes, ""):
+		err = csiNode(node, a)
+	case is(a, resourceSlices, ""):
+		err = resourceSlice(node, a)
+	case is(a, certificateRequests, ""):
+		err = certificateRequest(node, a)
+	case is(a, podCertificateRequests, a.GetSubresource()):
+		err = p.podCertificate(ctx, node, a)
 	}
 	if err == nil || apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
 		return err
@@ -74,14 +85,22 @@ func (p *nodeRestriction) node(ctx context.Context, self string, a admission.Att
 			return err
 		}
 	}
-	if len(node.OwnerReferences) > 0 && !equality.Semantic.DeepEqual(node.OwnerReferences, old.OwnerReferences) {
+	// Whoever owns a Node object may have it deleted by the garbage collector, and join anew without its taints (CVE-2025-5187).
+	if !equality.Semantic.DeepEqual(node.OwnerReferences, old.OwnerReferences) {
 		return fmt.Errorf("node %q is not allowed to modify ownerReferences", self)
 	}
-	if bad := forbiddenLabels(node.Labels, old.Labels); len(bad) > 0 {
-		return fmt.Errorf("node %q is not allowed to set the following labels: %s", self, strings.Join(bad, ", "))
+	if node.Spec.ConfigSource != nil && !equality.Semantic.DeepEqual(node.Spec.ConfigSource, old.Spec.ConfigSource) {
+		return fmt.Errorf("node %q is not allowed to update configSource to a new non-nil configSource", self)
 	}
+	bad := forbiddenLabels(node.Labels, old.Labels)
 	if a.GetOperation() == admission.Create {
+		if len(bad) > 0 {
+			return fmt.Errorf("node %q is not allowed to set the following labels: %s", self, strings.Join(bad, ", "))
+		}
 		return nil
+	}
+	if len(bad) > 0 {
+		return fmt.Errorf("is not allowed to modify labels: %s", strings.Join(bad, ", "))
 	}
 	if !equality.Semantic.DeepEqual(node.Spec.Taints, old.Spec.Taints) {
 		return fmt.Errorf("node %q is not allowed to modify taints", self)
@@ -139,6 +158,7 @@ func (p *nodeRestriction) pod(ctx context.Context, self string, a admission.Attr
 		if !equality.Semantic.DeepEqual(pod.OwnerReferences, old.OwnerReferences) {
 			return fmt.Errorf("node %q cannot update ownerReferences through pod status", self)
 		}
+		return claimStatuses(self, pod, old)
 	}
 	return nil
 }
@@ -165,6 +185,9 @@ func (p *nodeRestriction) mirror(ctx context.Context, self string, pod *corev1.P
 	if len(pod.Spec.EphemeralContainers) > 0 {
 		return fmt.Errorf("node %q can not create pods with ephemeral containers", self)
 	}
+	if what := references(pod); what != "" {
+		return fmt.Errorf("node %q can not create pods that reference %s", self, what)
+	}
 	if len(pod.OwnerReferences) != 1 {
 		return fmt.Errorf("node %q can only create pods with one owner reference, set to itself", self)
 	}
@@ -183,57 +206,6 @@ func (p *nodeRestriction) mirror(ctx context.Context, self string, pod *corev1.P
 		return fmt.Errorf("node %q UID mismatch: the owner reference names %s", self, owner.UID)
 	}
 	return nil
-}
-
-// token: an agent gets service-account tokens only for pods that run on it, and only such as they ask for.
-func (p *nodeRestriction) token(ctx context.Context, self string, a admission.Attributes) error {
-	request, err := objectOf[*authenticationv1.TokenRequest](a.GetObject(), a)
-	if err != nil {
-		return err
-	}
-	bound := request.Spec.BoundObjectRef
-	if bound == nil || bound.APIVersion != "v1" || bound.Kind != "Pod" || bound.Name == "" {
-		return errors.New("node requested token not bound to a pod")
-	}
-	if bound.UID == "" {
-		return errors.New("node requested token with a pod binding without a uid")
-	}
-	obj, err := p.reader.Get(ctx, pods, a.GetNamespace(), bound.Name)
-	if err != nil {
-		return err
-	}
-	pod, err := objectOf[*corev1.Pod](obj, a)
-	if err != nil {
-		return err
-	}
-	switch {
-	case pod.UID != bound.UID:
-		return fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record (%s)", bound.UID, pod.UID)
-	case pod.Spec.NodeName != self:
-		return errors.New("node requested token bound to a pod scheduled on a different node")
-	case pod.Spec.ServiceAccountName != a.GetName():
-		return errors.New("node requested token for a service account that its pod does not use")
-	}
-	for _, audience := range request.Spec.Audiences {
-		if !projectsAudience(pod, audience) {
-			return fmt.Errorf("audience %q not found in pod spec volume", audience)
-		}
-	}
-	return nil
-}
-
-func projectsAudience(pod *corev1.Pod, audience string) bool {
-	for i := range pod.Spec.Volumes {
-		if pod.Spec.Volumes[i].Projected == nil {
-			continue
-		}
-		for _, s := range pod.Spec.Volumes[i].Projected.Sources {
-			if s.ServiceAccountToken != nil && s.ServiceAccountToken.Audience == audience {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func lease(self string, a admission.Attributes) error {

@@ -2,17 +2,27 @@ package admission
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"strings"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	"mgr/pki"
 )
 
 var agentN1 = &user.DefaultInfo{Name: "system:node:n1", Groups: []string{"system:nodes", "system:authenticated"}}
@@ -73,6 +83,7 @@ func TestAgentWritesOnlyItsOwnNode(t *testing.T) {
 	w.try(t, "own itself", update(node("n1", owner), ""), "ownerReferences")
 	w.try(t, "own itself by status", update(node("n1", owner), "status"), "ownerReferences")
 	w.try(t, "take a label", update(node("n1", label("x.k8s.io/a", "b")), "status"), "x.k8s.io/a")
+	w.try(t, "disown itself", request{op: admission.Update, obj: node("n1"), old: node("n1", owner), resource: "nodes", kind: "Node", name: "n1"}, "ownerReferences")
 	w.try(t, "drop a restricted label", request{op: admission.Update, obj: node("n1"), resource: "nodes", kind: "Node", name: "n1",
 		old: node("n1", label("node-restriction.kubernetes.io/x", "y"))}, "node-restriction.kubernetes.io/x")
 	w.try(t, "delete itself", request{op: admission.Delete, old: node("n1"), resource: "nodes", kind: "Node", name: "n1"}, "may not delete nodes")
@@ -123,6 +134,10 @@ func TestAgentTouchesOnlyItsOwnPods(t *testing.T) {
 	w.try(t, "status that moves a pod here", update(bound("other", "n1"), bound("other", "n2"), "status"), notMine)
 	w.try(t, "labels by status", update(bound("mine", "n1", relabel), bound("mine", "n1"), "status"), "cannot update labels")
 	w.try(t, "owners by status", update(bound("mine", "n1", adopt), bound("mine", "n1"), "status"), "cannot update ownerReferences")
+	claim := "c"
+	w.try(t, "claims by status", update(bound("mine", "n1", func(p *corev1.Pod) {
+		p.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "c", ResourceClaimName: &claim}}
+	}), bound("mine", "n1"), "status"), "cannot update resource claim")
 	w.try(t, "spec", update(bound("mine", "n1"), bound("mine", "n1"), ""), "may only update the status")
 	del := func(name string, old *corev1.Pod) request {
 		r := request{op: admission.Delete, resource: "pods", kind: "Pod", namespace: "ns", name: name}
@@ -173,6 +188,11 @@ func TestAgentCreatesOnlyMirrorPods(t *testing.T) {
 		"a secret":             {volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}), "may not reference secrets"},
 		"a config map":         {volume(corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "c"}}}), "may not reference config maps"},
 		"a claim":              {volume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}), "persistent volume claims"},
+		"a resource claim":     {func(p *corev1.Pod) { p.Spec.ResourceClaims = make([]corev1.PodResourceClaim, 1) }, "reference resourceclaims"},
+		"a CSI volume":         {volume(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "d"}}), "csidrivers"},
+		"an ephemeral volume":  {volume(corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}), "persistentvolumeclaims (via ephemeral volumes)"},
+		"a trust bundle": {volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{}}}}}), "clustertrustbundles"},
 		"a token": {volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}}}}), "service account tokens"},
 	} {
@@ -184,8 +204,15 @@ func TestAgentGetsTokensOnlyForItsPods(t *testing.T) {
 	w := newWorld()
 	vault := func(p *corev1.Pod) {
 		p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "vault"}}}}}}}
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}},
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "vault"}}}}}},
+			{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}}}
 	}
+	w.reader.Put("persistentvolumeclaims", &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "v"}})
+	w.reader.Put("persistentvolumes", &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v"}, Spec: corev1.PersistentVolumeSpec{
+		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "d"}}}})
+	w.reader.Put("csidrivers", &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "d"}, Spec: storagev1.CSIDriverSpec{
+		TokenRequests: []storagev1.TokenRequest{{Audience: "store"}}}})
 	w.reader.Put("pods", bound("mine", "n1", vault))
 	w.reader.Put("pods", bound("other", "n2"))
 	token := func(account, pod, uid string, audiences ...string) request {
@@ -197,7 +224,9 @@ func TestAgentGetsTokensOnlyForItsPods(t *testing.T) {
 	}
 	w.try(t, "for its pod", token("default", "mine", "uid-mine"), "")
 	w.try(t, "for an audience of its pod", token("default", "mine", "uid-mine", "vault"), "")
-	w.try(t, "for another audience", token("default", "mine", "uid-mine", "bank"), `audience "bank" not found in pod spec volume`)
+	w.try(t, "for another audience", token("default", "mine", "uid-mine", "bank"), `is not authorized to request tokens for audience "bank"`)
+	w.try(t, "for an audience of its volume's driver", token("default", "mine", "uid-mine", "store"), "")
+	w.try(t, "for two audiences", token("default", "mine", "uid-mine", "vault", "store"), "0 or 1 audiences")
 	w.try(t, "bound to nothing", token("default", "", ""), "not bound to a pod")
 	w.try(t, "without UID", token("default", "mine", ""), "without a uid")
 	w.try(t, "with another UID", token("default", "mine", "old"), "does not match the UID")
@@ -220,4 +249,92 @@ func TestAgentUsesOnlyItsLease(t *testing.T) {
 	w.try(t, "create another's", lease(admission.Create, "kube-node-lease", "n2"), "can only access the lease")
 	w.try(t, "update another's", lease(admission.Update, "kube-node-lease", "n2"), "can only access the lease")
 	w.try(t, "create one elsewhere", lease(admission.Create, "ns", "n1"), "can only access the lease")
+}
+
+func TestAgentWritesOnlyTheStatusOfClaims(t *testing.T) {
+	w := newWorld()
+	claim := func(change ...func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
+		c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}}
+		for _, f := range change {
+			f(c)
+		}
+		return c
+	}
+	update := func(sub string, obj *corev1.PersistentVolumeClaim) request {
+		return request{op: admission.Update, obj: obj, old: claim(), resource: "persistentvolumeclaims", sub: sub, kind: "PersistentVolumeClaim", namespace: "ns", name: "c"}
+	}
+	grown := func(c *corev1.PersistentVolumeClaim) {
+		c.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+	}
+	w.try(t, "capacity", update("status", claim(grown)), "")
+	w.try(t, "phase", update("status", claim(func(c *corev1.PersistentVolumeClaim) { c.Status.Phase = corev1.ClaimLost })), "status.quantity and status.conditions")
+	w.try(t, "labels", update("status", claim(func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"a": "b"} })), "status.quantity and status.conditions")
+	w.try(t, "the claim", update("", claim()), "may only update PVC status")
+}
+
+func TestAgentPublishesOnlyItsOwnDevices(t *testing.T) {
+	w := newWorld()
+	slice := func(op admission.Operation, node string) request {
+		s := &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}}
+		if node != "" {
+			s.Spec.NodeName = &node
+		}
+		return request{op: op, obj: s, old: s, group: "resource.k8s.io", resource: "resourceslices", kind: "ResourceSlice", name: "s"}
+	}
+	w.try(t, "create", slice(admission.Create, "n1"), "")
+	w.try(t, "create another's", slice(admission.Create, "n2"), "can only create ResourceSlice")
+	w.try(t, "create nobody's", slice(admission.Create, ""), "can only create ResourceSlice")
+	w.try(t, "delete", slice(admission.Delete, "n1"), "")
+	w.try(t, "delete another's", slice(admission.Delete, "n2"), "can only delete ResourceSlice")
+	csi := func(op admission.Operation, name string) request {
+		return request{op: op, obj: &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: name}}, group: "storage.k8s.io", resource: "csinodes", kind: "CSINode", name: name}
+	}
+	w.try(t, "its CSINode", csi(admission.Create, "n1"), "")
+	w.try(t, "create another CSINode", csi(admission.Create, "n2"), "can only access CSINode")
+	w.try(t, "update another CSINode", csi(admission.Update, "n2"), "can only access CSINode")
+}
+
+func TestAgentAsksForCertificatesOfItsOwn(t *testing.T) {
+	w := newWorld()
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(name, signer string) request {
+		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return request{op: admission.Create, group: "certificates.k8s.io", resource: "certificatesigningrequests", kind: "CertificateSigningRequest", name: "r",
+			obj: &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{
+				SignerName: signer, Request: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})}}}
+	}
+	w.try(t, "itself", ask("system:node:n1", certificatesv1.KubeAPIServerClientKubeletSignerName), "")
+	w.try(t, "another node", ask("system:node:n2", certificatesv1.KubeAPIServerClientKubeletSignerName), "can only create a node CSR with CN=system:node:n1")
+	w.try(t, "another node's server", ask("system:node:n2", certificatesv1.KubeletServingSignerName), "can only create a node CSR")
+	w.try(t, "of another signer", ask("x", "example.com/x"), "")
+
+	w.reader.Put("nodes", node("n1"))
+	w.reader.Put("serviceaccounts", &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "default", UID: "uid-sa"}})
+	w.reader.Put("pods", bound("mine", "n1", func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{PodCertificate: &corev1.PodCertificateProjection{SignerName: "example.com/x"}}}}}}}
+	}))
+	w.reader.Put("pods", bound("other", "n2"))
+	for what, tt := range map[string]struct {
+		change func(*certificatesv1.PodCertificateRequestSpec)
+		want   string
+	}{
+		"for its pod":            {func(*certificatesv1.PodCertificateRequestSpec) {}, ""},
+		"as another node":        {func(s *certificatesv1.PodCertificateRequestSpec) { s.NodeName = "n2" }, "not the requesting node"},
+		"for another's pod":      {func(s *certificatesv1.PodCertificateRequestSpec) { s.PodName, s.PodUID = "other", "uid-other" }, "is not running on node"},
+		"for a former pod":       {func(s *certificatesv1.PodCertificateRequestSpec) { s.PodUID = "old" }, "differs from running pod"},
+		"of a signer not wanted": {func(s *certificatesv1.PodCertificateRequestSpec) { s.SignerName = "example.com/y" }, "does not mount"},
+		"of a former account":    {func(s *certificatesv1.PodCertificateRequestSpec) { s.ServiceAccountUID = "old" }, "service account UID"},
+	} {
+		r := &certificatesv1.PodCertificateRequest{Spec: certificatesv1.PodCertificateRequestSpec{
+			NodeName: "n1", NodeUID: "uid-n1", PodName: "mine", PodUID: "uid-mine", ServiceAccountName: "default", ServiceAccountUID: "uid-sa", SignerName: "example.com/x"}}
+		tt.change(&r.Spec)
+		w.try(t, what, request{op: admission.Create, obj: r, group: "certificates.k8s.io", resource: "podcertificaterequests", kind: "PodCertificateRequest", namespace: "ns", name: "r"}, tt.want)
+	}
 }
