@@ -89,6 +89,7 @@ type sample struct {
 	name string
 	obj  runtime.Object
 	doc  map[string]any // the same as JSON
+	from *sample        // what this is a mutant of
 }
 
 func (s sample) String() string { return s.name }

@@ -18,8 +18,8 @@ import (
 	rows "mgr/resource"
 )
 
-// mostMutants of one object, chosen by a fixed seed, are tried of each kind; three times as many of pods and services.
-const mostMutants = 600
+// mostMutants are tried of each kind, chosen by a fixed seed; three times as many of pods and services.
+const mostMutants = 800
 
 var everything = flag.Bool("all", false, "try every mutation of every object")
 
@@ -284,38 +284,49 @@ func apply(v any, at []any, value any) any {
 	return v
 }
 
-// mutants are the objects that one mutation of a valid one makes, and some that two make, chosen by a fixed seed.
-func mutants(k *rows.Kind, from sample) []sample {
-	all := mutations(from.doc, reflect.TypeOf(from.obj).Elem())
+// mutants are the objects that one mutation of a valid one makes, and some that two make, chosen by a fixed seed. Of too
+// many, each of the valid ones gets its share.
+func mutants(k *rows.Kind, valid ...sample) []sample {
+	possible, total := make([][]mutation, len(valid)), 0
+	for i, from := range valid {
+		possible[i] = mutations(from.doc, reflect.TypeOf(from.obj).Elem())
+		total += len(possible[i])
+	}
+	most := mostMutants
+	if k.Group == "" && (k.Kind == "Pod" || k.Kind == "Service") {
+		most *= 3
+	}
+	r := rand.New(rand.NewPCG(1, uint64(total)))
 	var made []sample
-	add := func(by ...mutation) {
-		var doc any = from.doc
-		var names []string
-		for _, m := range by {
-			doc = apply(doc, m.at, m.value)
-			names = append(names, m.String())
-		}
-		if s := decode(k, from.name+" "+strings.Join(names, " and "), doc.(map[string]any)); s != nil {
-			made = append(made, *s)
-		}
-	}
-	r := rand.New(rand.NewPCG(1, uint64(len(all))))
-	pairs := len(all) / 4
-	if !*everything {
-		most := mostMutants
-		if k.Kind == "Pod" || k.Kind == "Service" {
-			most *= 3
-		}
-		if len(all) > most {
+	for i, from := range valid {
+		all := possible[i]
+		pairs := len(all) / 4
+		if total > most && !*everything {
+			share := len(all) * most / total
 			r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-			all, pairs = all[:most], most/4
+			all, pairs = all[:share], share/4
 		}
-	}
-	for _, m := range all {
-		add(m)
-	}
-	for range pairs {
-		add(all[r.IntN(len(all))], all[r.IntN(len(all))])
+		for _, m := range all {
+			made = mutate(made, k, from, m)
+		}
+		for range pairs {
+			made = mutate(made, k, from, all[r.IntN(len(all))], all[r.IntN(len(all))])
+		}
 	}
 	return made
+}
+
+func mutate(made []sample, k *rows.Kind, from sample, by ...mutation) []sample {
+	var doc any = from.doc
+	var names []string
+	for _, m := range by {
+		doc = apply(doc, m.at, m.value)
+		names = append(names, m.String())
+	}
+	s := decode(k, from.name+" "+strings.Join(names, " and "), doc.(map[string]any))
+	if s == nil {
+		return made
+	}
+	s.from = &from
+	return append(made, *s)
 }

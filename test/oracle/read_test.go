@@ -94,11 +94,9 @@ func text(v any) string {
 func printed(t *testing.T, k *resource.Kind) []sample {
 	t.Helper()
 	var all []sample
-	for _, s := range corpus(t, k) {
-		for _, m := range mutants(k, s) {
-			if _, change, _ := strings.Cut(m.name, " "); strings.Contains(change, "status") || len(all) < 200 {
-				all = append(all, m)
-			}
+	for _, m := range mutants(k, corpus(t, k)...) {
+		if _, change, _ := strings.Cut(m.name, " "); strings.Contains(change, "status") || len(all) < 200 {
+			all = append(all, m)
 		}
 	}
 	return all

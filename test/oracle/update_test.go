@@ -43,14 +43,17 @@ func TestSubresources(t *testing.T) {
 func updates(t *testing.T, k *resource.Kind, c counterpart, sub string) {
 	t.Helper()
 	count := newTally()
+	var olds []sample
 	for _, s := range corpus(t, k) {
-		old := stored(t, k, s)
-		if old == nil {
-			continue
+		if old := stored(t, k, s); old != nil {
+			olds = append(olds, *old)
 		}
-		for _, to := range append(mutants(k, *old), *old) {
-			count.write(t, act{kind: k, sub: sub, obj: to.obj, old: old.obj}, c, to)
-		}
+	}
+	for _, old := range olds {
+		count.write(t, act{kind: k, sub: sub, obj: old.obj, old: old.obj}, c, old)
+	}
+	for _, to := range mutants(k, olds...) {
+		count.write(t, act{kind: k, sub: sub, obj: to.obj, old: to.from.obj}, c, to)
 	}
 	if count.objects == 0 {
 		t.Error("no object of testdata could be created, so none was updated")

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
 	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/certificates/certificates"
+	"k8s.io/kubernetes/pkg/registry/certificates/podcertificaterequest"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/endpoint"
@@ -66,6 +68,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/storage/volumeattachment"
 	"k8s.io/kubernetes/pkg/registry/storage/volumeattributesclass"
 	"k8s.io/kubernetes/pkg/registry/storagemigration/storagemigration"
+	"k8s.io/utils/clock"
 )
 
 // attributes are a kind's labels and selectable fields.
@@ -101,12 +104,15 @@ func upstream(r schema.GroupResource) (counterpart, bool) {
 	if in := groups[r.Group]; in != nil {
 		c, ok = in(r.Resource)
 	}
-	if r.Group == "" {
+	if r.Group == "" || r.Resource == "podcertificaterequests" {
 		store, err := storeOf(r.Resource)
 		if err != nil {
 			return c, false
 		}
 		c.store = store
+		if store != nil && c.attrs == nil { // the registry keeps it to itself
+			c.attrs = store.PredicateFunc(labels.Everything(), fields.Everything()).GetAttrs
+		}
 	}
 	return c, ok
 }
@@ -179,7 +185,7 @@ func upstreamStorage(name string) (counterpart, bool) {
 }
 
 func upstreamDRA(name string) (counterpart, bool) {
-	claims := resourceclaim.NewStrategy(labelled{}, nil)
+	claims := resourceclaim.NewStrategy(labelled{}, authorizerfactory.NewAlwaysAllowAuthorizer())
 	c, ok := map[string]counterpart{
 		"deviceclasses":          {main: deviceclass.Strategy},
 		"devicetaintrules":       {main: devicetaintrule.Strategy, sub: status(devicetaintrule.StatusStrategy)},
@@ -191,7 +197,10 @@ func upstreamDRA(name string) (counterpart, bool) {
 }
 
 func upstreamOther(r schema.GroupResource) (counterpart, bool) {
+	pcr := podcertificaterequest.NewStrategy()
 	c, ok := map[string]counterpart{
+		"podcertificaterequests.certificates.k8s.io": {main: pcr,
+			sub: status(podcertificaterequest.NewStatusStrategy(pcr, authorizerfactory.NewAlwaysAllowAuthorizer(), clock.RealClock{}))},
 		"cronjobs.batch": {main: cronjob.Strategy, sub: status(cronjob.StatusStrategy)},
 		"jobs.batch":     {main: job.Strategy, sub: status(job.StatusStrategy), attrs: job.GetAttrs},
 		"horizontalpodautoscalers.autoscaling": {main: horizontalpodautoscaler.Strategy,
