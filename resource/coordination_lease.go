@@ -27,7 +27,7 @@ func lease() *Kind {
 }
 
 func validateLease(f *findings, l, old *coordinationv1.Lease) {
-	metadata(f, l, old, true, apivalidation.NameIsDNSSubdomain)
+	plainMetadata(f, l, old, true, apivalidation.NameIsDNSSubdomain)
 	path := field.NewPath("spec")
 	if d := l.Spec.LeaseDurationSeconds; d != nil && *d <= 0 {
 		f.invalid(path.Child("leaseDurationSeconds"), *d, "must be greater than 0")

@@ -84,8 +84,14 @@ func (v *podSpecValidator) fileKeyRef(s *corev1.FileKeySelector, at *field.Path)
 	if v.given(at.Child("path"), s.Path) {
 		v.noBacksteps(s.Path, at.Child("path"))
 	}
-	source, found := v.volumes[s.VolumeName]
-	if !found {
+	// Any volume of that name will do, also one with faults of its own; of several, the last.
+	var source *corev1.Volume
+	for i := range v.spec.Volumes {
+		if v.spec.Volumes[i].Name == s.VolumeName {
+			source = &v.spec.Volumes[i]
+		}
+	}
+	if source == nil {
 		v.add(field.NotFound(at.Child("volumeName"), s.VolumeName))
 	} else if source.EmptyDir == nil {
 		v.invalid(at.Child("volumeName"), s.VolumeName, "referenced volume must be of type emptyDir")

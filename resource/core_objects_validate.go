@@ -16,7 +16,7 @@ import (
 )
 
 func validateNamespace(f *findings, ns, old *corev1.Namespace) {
-	metadata(f, ns, old, false, apivalidation.ValidateNamespaceName)
+	fullMetadata(f, ns, old, false, apivalidation.ValidateNamespaceName)
 	for i, name := range ns.Spec.Finalizers {
 		at := field.NewPath("spec", "finalizers")
 		if old != nil {
@@ -39,7 +39,7 @@ func validateNamespaceStatus(f *findings, ns, old *corev1.Namespace) {
 }
 
 func validateNode(f *findings, n, old *corev1.Node) {
-	metadata(f, n, old, false, apivalidation.NameIsDNSSubdomain)
+	fullMetadata(f, n, old, false, apivalidation.NameIsDNSSubdomain)
 	taints(f, n.Spec.Taints, field.NewPath("metadata", "taints")) // sic
 	for name, q := range n.Status.Capacity {
 		f.quantity(field.NewPath("status", "capacity", string(name)), name, q)
@@ -97,7 +97,7 @@ func taints(f *findings, list []corev1.Taint, path *field.Path) {
 }
 
 func validateConfigMap(f *findings, c, old *corev1.ConfigMap) {
-	metadata(f, c, old, true, apivalidation.NameIsDNSSubdomain)
+	fullMetadata(f, c, old, true, apivalidation.NameIsDNSSubdomain)
 	if old != nil {
 		data := map[string][2]any{"data": {c.Data, old.Data}, "binaryData": {c.BinaryData, old.BinaryData}}
 		immutableData(f, c.Immutable, old.Immutable, data)
@@ -137,7 +137,7 @@ func immutableData(f *findings, immutable, was *bool, data map[string][2]any) {
 }
 
 func validateSecret(f *findings, s, old *corev1.Secret) {
-	metadata(f, s, old, true, apivalidation.NameIsDNSSubdomain)
+	fullMetadata(f, s, old, true, apivalidation.NameIsDNSSubdomain)
 	if old != nil {
 		f.immutable(field.NewPath("type"), s.Type, old.Type)
 		immutableData(f, s.Immutable, old.Immutable, map[string][2]any{"data": {s.Data, old.Data}})
@@ -192,11 +192,11 @@ func secretType(f *findings, s *corev1.Secret, data *field.Path) {
 }
 
 func validateServiceAccount(f *findings, sa, old *corev1.ServiceAccount) {
-	metadata(f, sa, old, true, apivalidation.ValidateServiceAccountName)
+	fullMetadata(f, sa, old, true, apivalidation.ValidateServiceAccountName)
 }
 
 func validateEndpoints(f *findings, e, old *corev1.Endpoints) {
-	metadata(f, e, old, true, apivalidation.NameIsDNSSubdomain)
+	fullMetadata(f, e, old, true, apivalidation.NameIsDNSSubdomain)
 	if old != nil && reflect.DeepEqual(e.Subsets, old.Subsets) {
 		return // what was let in before the rules may stay
 	}

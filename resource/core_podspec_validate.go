@@ -7,9 +7,11 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/utils/ptr"
 )
 
@@ -32,6 +34,7 @@ func validatePodSpec(spec *corev1.PodSpec, pod *corev1.Pod, path *field.Path) fi
 		v.required(path.Child("terminationGracePeriodSeconds"), "")
 	}
 	v.checkVolumes(path.Child("volumes"))
+	v.resourceClaims(pod, path.Child("resourceClaims"))
 	v.containers(path.Child("containers"))
 	v.initContainers(path.Child("initContainers"))
 	v.ephemeralContainers(path.Child("ephemeralContainers"))
@@ -63,9 +66,8 @@ func validatePodSpec(spec *corev1.PodSpec, pod *corev1.Pod, path *field.Path) fi
 	if spec.Overhead != nil {
 		v.resources(&corev1.ResourceRequirements{Limits: spec.Overhead}, path.Child("overhead"))
 	}
-	if spec.OS != nil {
-		oneOf(&v.findings, path.Child("os", "name"), spec.OS.Name, corev1.Linux, corev1.Windows)
-	}
+	v.hostProcess(path)
+	v.operatingSystem(path)
 	return v.list
 }
 
@@ -136,6 +138,11 @@ func (v *podSpecValidator) hostNamespaces(path *field.Path) {
 	if ptr.Deref(s.HostUsers, true) {
 		return
 	}
+	v.eachContainer(path, func(c *corev1.Container, at *field.Path) {
+		if len(c.VolumeDevices) > 0 {
+			v.forbidden(at.Child("volumeDevices"), "when `hostUsers` is false")
+		}
+	})
 	for name, shared := range map[string]bool{"hostNetwork": s.HostNetwork, "HostPID": s.HostPID, "HostIPC": s.HostIPC} {
 		if shared {
 			v.forbidden(path.Child(name), "when `hostUsers` is false")
@@ -183,6 +190,11 @@ func (v *podSpecValidator) dnsConfig(path *field.Path) {
 
 // resources of a container, or the overhead of a pod.
 func (v *podSpecValidator) resources(r *corev1.ResourceRequirements, path *field.Path) {
+	v.requirements(r, v.containerResource, path)
+}
+
+// requirements are resources whose names follow the given rule.
+func (v *podSpecValidator) requirements(r *corev1.ResourceRequirements, named func(*field.Path, corev1.ResourceName), path *field.Path) {
 	compute, huge := false, false
 	note := func(name corev1.ResourceName) {
 		compute = compute || name == corev1.ResourceCPU || name == corev1.ResourceMemory
@@ -190,13 +202,15 @@ func (v *podSpecValidator) resources(r *corev1.ResourceRequirements, path *field
 	}
 	limits, requests := path.Child("limits"), path.Child("requests")
 	for name, q := range r.Limits {
-		v.containerResource(limits.Key(string(name)), name)
+		named(limits.Key(string(name)), name)
 		v.quantity(limits.Key(string(name)), name, q)
+		v.wholePages(limits.Key(string(name)), name, q)
 		note(name)
 	}
 	for name, q := range r.Requests {
-		v.containerResource(requests.Key(string(name)), name)
+		named(requests.Key(string(name)), name)
 		v.quantity(requests.Key(string(name)), name, q)
+		v.wholePages(requests.Key(string(name)), name, q)
 		note(name)
 		limit, limited := r.Limits[name]
 		switch {
@@ -212,6 +226,18 @@ func (v *podSpecValidator) resources(r *corev1.ResourceRequirements, path *field
 	if huge && !compute {
 		v.forbidden(path, "HugePages require cpu or memory")
 	}
+	v.claimNames(r.Claims, path.Child("claims"))
+}
+
+// wholePages: huge pages are given out whole.
+func (v *podSpecValidator) wholePages(at *field.Path, name corev1.ResourceName, q resource.Quantity) {
+	if !isHugePages(name) {
+		return
+	}
+	size, err := resource.ParseQuantity(strings.TrimPrefix(string(name), corev1.ResourceHugePagesPrefix))
+	if err != nil || size.Sign() <= 0 || q.Value()%size.Value() != 0 {
+		v.invalid(at, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), name))
+	}
 }
 
 // podResources are the requests and limits of the pod as a whole (KEP-2837).
@@ -220,17 +246,52 @@ func (v *podSpecValidator) podResources(path *field.Path) {
 	if r == nil {
 		return
 	}
+	if v.spec.OS != nil && v.spec.OS.Name == corev1.Windows {
+		v.forbidden(path, "may not be set for a windows pod")
+		return
+	}
 	if r.Claims != nil {
 		v.forbidden(path.Child("claims"), "claims may not be set for Resources at pod-level")
 	}
-	for _, list := range []corev1.ResourceList{r.Limits, r.Requests} {
-		for name := range list {
-			if name != corev1.ResourceCPU && name != corev1.ResourceMemory && !isHugePages(name) {
-				v.add(field.NotSupported(path, name, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceHugePagesPrefix, corev1.ResourceMemory}))
+	v.requirements(r, v.podResource, path)
+	v.enoughForContainers(path)
+}
+
+// podResource is the rule of resource names in a pod's own requests and limits.
+func (v *podSpecValidator) podResource(at *field.Path, name corev1.ResourceName) {
+	if msgs := validation.IsQualifiedName(string(name)); len(msgs) > 0 {
+		v.invalid(at, name, msgs...)
+		return
+	}
+	switch {
+	case name == corev1.ResourceCPU, name == corev1.ResourceMemory, isHugePages(name):
+	case !strings.Contains(string(name), "/") && !isContainerResource(name) && !isQuotaResource(name):
+		v.invalid(at, name, "must be a standard resource type or fully qualified")
+	default:
+		v.add(field.NotSupported(at, name, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceHugePagesPrefix, corev1.ResourceMemory}))
+	}
+}
+
+// enoughForContainers: what the pod asks for as a whole covers what its containers ask for.
+func (v *podSpecValidator) enoughForContainers(path *field.Path) {
+	r, pod := v.spec.Resources, &corev1.Pod{Spec: *v.spec}
+	for name, sum := range resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{}) {
+		if q, asked := r.Requests[name]; asked && sum.Cmp(q) > 0 {
+			v.invalid(path.Child("requests").Key(string(name)), q.String(), "must be greater than or equal to aggregate container requests of "+sum.String())
+		}
+	}
+	for name, sum := range resourcehelper.AggregateContainerLimits(pod, resourcehelper.PodResourcesOptions{}) {
+		if q, asked := r.Limits[name]; asked && isHugePages(name) && sum.Cmp(q) > 0 {
+			v.invalid(path.Child("limits").Key(string(name)), q.String(), "must be greater than or equal to aggregate container limits of "+sum.String())
+		}
+	}
+	for i, c := range v.spec.Containers {
+		for name, limit := range c.Resources.Limits {
+			if q, asked := r.Limits[name]; asked && limit.Cmp(q) > 0 {
+				v.invalid(path.Child("containers").Index(i).Key(string(name)).Child("limits"), limit.String(), "must be less than or equal to pod limits of "+q.String())
 			}
 		}
 	}
-	v.resources(r, path)
 }
 
 func (v *podSpecValidator) podSecurityContext(c *corev1.PodSecurityContext, path *field.Path) {
@@ -250,6 +311,7 @@ func (v *podSpecValidator) podSecurityContext(c *corev1.PodSecurityContext, path
 	optionalOneOf(&v.findings, path.Child("seLinuxChangePolicy"), c.SELinuxChangePolicy, corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)
 	v.seccomp(c.SeccompProfile, path.Child("seccompProfile"))
 	v.appArmor(c.AppArmorProfile, path.Child("appArmorProfile"))
+	v.windowsOptions(c.WindowsOptions, path.Child("windowsOptions"))
 }
 
 const longestSysctl = 253
@@ -302,6 +364,7 @@ func (v *podSpecValidator) securityContext(c *corev1.SecurityContext, path *fiel
 	}
 	v.seccomp(c.SeccompProfile, path.Child("seccompProfile"))
 	v.appArmor(c.AppArmorProfile, path.Child("appArmorProfile"))
+	v.windowsOptions(c.WindowsOptions, path.Child("windowsOptions"))
 	if !ptr.Deref(c.AllowPrivilegeEscalation, true) && ptr.Deref(c.Privileged, false) {
 		v.invalid(path, c, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true")
 	}
@@ -336,11 +399,21 @@ func (v *podSpecValidator) appArmor(p *corev1.AppArmorProfile, path *field.Path)
 	} else {
 		optionalOneOf(&v.findings, path.Child("type"), &p.Type, corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
 	}
-	local := p.Type == corev1.AppArmorProfileTypeLocalhost
-	switch at := path.Child("localhostProfile"); {
-	case local && strings.TrimSpace(ptr.Deref(p.LocalhostProfile, "")) == "":
-		v.required(at, "must be set when AppArmor type is Localhost")
-	case !local && p.LocalhostProfile != nil:
-		v.invalid(at, *p.LocalhostProfile, "can only be set when AppArmor type is Localhost")
+	const longest = 4095 // a path without its final zero
+	at, name := path.Child("localhostProfile"), ptr.Deref(p.LocalhostProfile, "")
+	switch p.Type {
+	case corev1.AppArmorProfileTypeLocalhost:
+		switch {
+		case name != strings.TrimSpace(name):
+			v.invalid(at, name, "must not be padded with whitespace")
+		case name == "":
+			v.required(at, "must be set when AppArmor type is Localhost")
+		case len(name) > longest:
+			v.add(field.TooLong(at, "", longest))
+		}
+	case corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined:
+		if p.LocalhostProfile != nil {
+			v.invalid(at, name, "can only be set when AppArmor type is Localhost")
+		}
 	}
 }

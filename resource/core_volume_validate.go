@@ -3,13 +3,12 @@ package resource
 import (
 	"fmt"
 	"path"
-	"reflect"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -25,7 +24,7 @@ func (v *podSpecValidator) checkVolumes(path *field.Path) {
 	for i := range v.spec.Volumes {
 		volume, at := &v.spec.Volumes[i], path.Index(i)
 		before := len(v.list)
-		v.volumeSource(volume, at)
+		v.oneSource(at, v.sources(volume, at))
 		if v.given(at.Child("name"), volume.Name) {
 			v.dnsLabel(at.Child("name"), volume.Name)
 		}
@@ -41,68 +40,6 @@ func (v *podSpecValidator) checkVolumes(path *field.Path) {
 	}
 }
 
-// volumeSource: exactly one source, and that one valid.
-func (v *podSpecValidator) volumeSource(volume *corev1.Volume, at *field.Path) {
-	sources := sourceNames(&volume.VolumeSource)
-	if len(sources) == 0 {
-		v.required(at, "must specify a volume type")
-		return
-	}
-	for _, name := range sources[1:] {
-		v.forbidden(at.Child(name), "may not specify more than 1 volume type")
-	}
-	s, at := &volume.VolumeSource, at.Child(sources[0])
-	switch sources[0] {
-	case "emptyDir":
-		if l := s.EmptyDir.SizeLimit; l != nil && l.Cmp(resource.Quantity{}) < 0 {
-			v.forbidden(at.Child("sizeLimit"), "SizeLimit field must be a valid resource quantity")
-		}
-	case "hostPath":
-		v.hostPath(s.HostPath, at)
-	case "secret":
-		v.given(at.Child("secretName"), s.Secret.SecretName)
-		v.keys(s.Secret.Items, s.Secret.DefaultMode, at)
-	case "configMap":
-		v.given(at.Child("name"), s.ConfigMap.Name)
-		v.keys(s.ConfigMap.Items, s.ConfigMap.DefaultMode, at)
-	case "downwardAPI":
-		v.fileMode(at.Child("defaultMode"), s.DownwardAPI.DefaultMode)
-		for i := range s.DownwardAPI.Items {
-			v.downwardFile(&s.DownwardAPI.Items[i], at)
-		}
-	case "projected":
-		v.fileMode(at.Child("defaultMode"), s.Projected.DefaultMode)
-		v.projections(s.Projected.Sources, at)
-	case "persistentVolumeClaim":
-		v.given(at.Child("claimName"), s.PersistentVolumeClaim.ClaimName)
-	case "nfs":
-		v.nfs(at, s.NFS)
-	case "csi":
-		v.csi(s.CSI, at)
-	case "ephemeral":
-		v.ephemeralVolume(volume, at)
-	case "image":
-		v.given(at.Child("reference"), s.Image.Reference)
-		oneOf(&v.findings, at.Child("pullPolicy"), s.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
-	}
-}
-
-// sourceNames are the JSON names of the sources that are set, emptyDir first.
-func sourceNames(s *corev1.VolumeSource) []string {
-	var names []string
-	if s.EmptyDir != nil {
-		names = append(names, "emptyDir")
-	}
-	all := reflect.ValueOf(s).Elem()
-	for i := range all.NumField() {
-		name, _, _ := strings.Cut(all.Type().Field(i).Tag.Get("json"), ",")
-		if !all.Field(i).IsNil() && name != "emptyDir" {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
 // keys are the keys of a Secret or ConfigMap that become files.
 func (v *podSpecValidator) keys(items []corev1.KeyToPath, mode *int32, at *field.Path) {
 	v.fileMode(at.Child("defaultMode"), mode)
@@ -112,6 +49,14 @@ func (v *podSpecValidator) keys(items []corev1.KeyToPath, mode *int32, at *field
 		v.given(p.Child("path"), item.Path)
 		v.localPath(item.Path, p.Child("path"))
 		v.fileMode(p.Child("mode"), item.Mode)
+		v.owner(p.Child("user"), item.User)
+	}
+}
+
+// owner of a file, by number.
+func (f *findings) owner(at *field.Path, user *int64) {
+	if user != nil {
+		f.invalid(at, *user, validation.IsValidUserID(*user)...)
 	}
 }
 
@@ -131,6 +76,7 @@ func (v *podSpecValidator) downwardFile(f *corev1.DownwardAPIVolumeFile, at *fie
 		v.required(at, "one of fieldRef and resourceFieldRef is required")
 	}
 	v.fileMode(at.Child("mode"), f.Mode)
+	v.owner(at.Child("user"), f.User)
 }
 
 // projections put several sources into one directory: no two may give the same file.
@@ -172,10 +118,17 @@ func (v *podSpecValidator) projections(sources []corev1.VolumeProjection, at *fi
 		}
 		if s.ClusterTrustBundle != nil {
 			count++
-			v.given(src.Child("clusterTrustBundle", "path"), s.ClusterTrustBundle.Path)
+			v.trustBundle(s.ClusterTrustBundle, src.Child("clusterTrustBundle"))
+			if file := s.ClusterTrustBundle.Path; files.again(file) {
+				v.invalid(at, file, "conflicting duplicate paths")
+			}
 		}
-		if s.PodCertificate != nil {
+		if c := s.PodCertificate; c != nil {
 			count++
+			v.podCertificate(c, src.Child("podCertificate"))
+			for _, file := range []string{c.CredentialBundlePath, c.KeyPath, c.CertificateChainPath} {
+				unique(file, file)
+			}
 		}
 		if count > 1 {
 			v.forbidden(src, "may not specify more than 1 volume type per source")
@@ -197,6 +150,7 @@ func (v *podSpecValidator) tokenProjection(t *corev1.ServiceAccountTokenProjecti
 	if v.given(volume.Child("path"), t.Path) {
 		v.localPath(t.Path, volume.Child("path"))
 	}
+	v.owner(at.Child("user"), t.User)
 }
 
 func (v *podSpecValidator) csi(s *corev1.CSIVolumeSource, at *field.Path) {
@@ -207,8 +161,11 @@ func (v *podSpecValidator) csi(s *corev1.CSIVolumeSource, at *field.Path) {
 }
 
 func (v *podSpecValidator) ephemeralVolume(volume *corev1.Volume, at *field.Path) {
-	if volume.Ephemeral.VolumeClaimTemplate == nil {
+	if t := volume.Ephemeral.VolumeClaimTemplate; t == nil {
 		v.required(at.Child("volumeClaimTemplate"), "")
+	} else {
+		v.templateMetadata(&t.ObjectMeta, at.Child("volumeClaimTemplate", "metadata"))
+		v.claimSpec(at.Child("volumeClaimTemplate", "spec"), &t.Spec, nil)
 	}
 	if v.podName != "" && volume.Name != "" {
 		claim := v.podName + "-" + volume.Name

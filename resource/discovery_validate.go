@@ -21,7 +21,7 @@ const (
 )
 
 func validateEndpointSlice(f *findings, s, old *discoveryv1.EndpointSlice) {
-	metadata(f, s, old, true, apivalidation.NameIsDNSSubdomain)
+	fullMetadata(f, s, old, true, apivalidation.NameIsDNSSubdomain)
 	oneOf(f, field.NewPath("addressType"), s.AddressType, discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
 	if old != nil {
 		f.immutable(field.NewPath("addressType"), s.AddressType, old.AddressType)
@@ -54,7 +54,11 @@ func slicePorts(f *findings, ports []discoveryv1.EndpointPort, path *field.Path)
 		if names.again(name) {
 			f.add(field.Duplicate(at.Child("name"), name))
 		}
-		oneOf(f, at.Child("protocol"), ptr.Deref(p.Protocol, corev1.Protocol("")), protocols...)
+		if p.Protocol == nil {
+			f.required(at.Child("protocol"), "")
+		} else {
+			optionalOneOf(f, at.Child("protocol"), p.Protocol, protocols...)
+		}
 		if p.AppProtocol != nil {
 			f.qualifiedName(at.Child("appProtocol"), *p.AppProtocol)
 		}

@@ -13,7 +13,7 @@ import (
 
 // validateCoreEvent: old writers leave eventTime out and are let through; the new fields come with their rules.
 func validateCoreEvent(f *findings, e, old *corev1.Event) {
-	metadata(f, e, old, true, apivalidation.NameIsDNSSubdomain)
+	plainMetadata(f, e, old, true, apivalidation.NameIsDNSSubdomain)
 	eventBasics(f, e, "reportingComponent")
 }
 
@@ -49,7 +49,7 @@ func eventBasics(f *findings, e *corev1.Event, reporter string) {
 
 // validateEventsEvent: an event of the new API is written once; only its series changes.
 func validateEventsEvent(f *findings, served, oldServed *eventsv1.Event) {
-	metadata(f, served, oldServed, true, apivalidation.NameIsDNSSubdomain)
+	plainMetadata(f, served, oldServed, true, apivalidation.NameIsDNSSubdomain)
 	e := toCoreEvent(served)
 	eventBasics(f, e, "reportingController")
 	if s := e.Series; s != nil {

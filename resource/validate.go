@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 
@@ -134,11 +135,41 @@ func metadata[E any, P object[E]](f *findings, obj, old P, namespaced bool, name
 	}
 }
 
+<<<<<<< HEAD
 // metadataAnew is metadata for the kinds whose updates Kubernetes checks as if they were new objects, too.
 func metadataAnew[E any, P object[E]](f *findings, obj, old P, namespaced bool, nameRule apivalidation.ValidateNameFunc) {
 	metadata(f, obj, old, namespaced, nameRule)
 	if old != nil {
 		f.add(apivalidation.ValidateObjectMetaAccessor(obj, namespaced, nameRule, field.NewPath("metadata"))...)
+=======
+// fullMetadata is metadata for kinds of which an update, too, is looked at as if it were new.
+func fullMetadata[E any, P object[E]](f *findings, obj, old P, namespaced bool, nameRule apivalidation.ValidateNameFunc) {
+	metadata(f, obj, old, namespaced, nameRule)
+	if name := obj.GetGenerateName(); old != nil && name != "" {
+		f.invalid(field.NewPath("metadata", "generateName"), name, nameRule(name, true)...)
+	}
+}
+
+// plainMetadata is metadata for kinds of which an update may keep finalizers without a domain.
+func plainMetadata[E any, P object[E]](f *findings, obj, old P, namespaced bool, nameRule apivalidation.ValidateNameFunc) {
+	if old == nil {
+		metadata(f, obj, old, namespaced, nameRule)
+		return
+	}
+	f.add(apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))...)
+}
+
+// templateMetadata of objects that a template makes: labels and annotations, nothing else.
+func (f *findings) templateMetadata(m *metav1.ObjectMeta, path *field.Path) {
+	f.add(apivalidation.ValidateAnnotations(m.Annotations, path.Child("annotations"))...)
+	f.labels(path.Child("labels"), m.Labels)
+	value := reflect.ValueOf(*m)
+	for i := range value.NumField() {
+		name := value.Type().Field(i).Name
+		if name != "Annotations" && name != "Labels" && !value.Field(i).IsZero() {
+			f.forbidden(path.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set")
+		}
+>>>>>>> 849adb7 (wip pods)
 	}
 }
 
