@@ -22,7 +22,12 @@ func endpoints() *Kind {
 	k.Rules = Rules{Validate: validating(checked(validateEndpoints))}
 	k.Columns = []metav1.TableColumnDefinition{nameColumn(), text("Endpoints", corev1.Endpoints{}.SwaggerDoc()["subsets"]), ageColumn()}
 	k.Cells = printing(func(e *corev1.Endpoints, now time.Time) []any {
-		return []any{e.Name, some(endpointAddresses(e)), age(e.CreationTimestamp, now)}
+		all := endpointAddresses(e)
+		shown := some(all)
+		if len(all) == 0 && len(e.Subsets) > 0 {
+			shown = ""
+		}
+		return []any{e.Name, shown, age(e.CreationTimestamp, now)}
 	})
 	return k
 }

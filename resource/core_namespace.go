@@ -25,7 +25,7 @@ func namespace() *Kind {
 		}),
 		{Name: "finalize", Verbs: []string{"update"}, Rules: &Rules{
 			Prepare:  preparing(func(obj, old *corev1.Namespace) { obj.Status = old.Status; labelNamespace(obj) }),
-			Validate: validating(checked(validateNamespace)),
+			Validate: validating(checked(validateNamespaceFinalizers)),
 		}},
 	}
 	k.Fields = reading(func(ns *corev1.Namespace) fields.Set {

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func node() *Kind {
@@ -19,18 +22,37 @@ func node() *Kind {
 	k.Rules = Rules{
 		Prepare: preparing(func(obj, old *corev1.Node) {
 			// A node may be created with its status: agents register that way.
-			if old != nil {
+			if old == nil {
+				obj.Spec.ConfigSource, obj.Status.Config = nil, nil
+			} else {
 				obj.Status = old.Status
+				if old.Spec.ConfigSource == nil {
+					obj.Spec.ConfigSource = nil
+				}
 			}
+			if old == nil || old.Spec.PodPreemptionPolicy == nil {
+				obj.Spec.PodPreemptionPolicy = nil // alpha
+			}
+			onePodCIDR(&obj.Spec)
 		}),
 		Validate: validating(checked(validateNode)),
+		Warn:     warnNode,
 	}
 	k.Subresources = []Subresource{
 		{Name: "proxy", Kind: corev1.SchemeGroupVersion.WithKind("NodeProxyOptions"),
 			Verbs: []string{"create", "delete", "get", "patch", "update"}},
 		statusRules(Rules{
-			Prepare:  preparing(keepSpec(func(n *corev1.Node) *corev1.NodeSpec { return &n.Spec })),
-			Validate: validating(checked(validateNode)),
+			Prepare: preparing(func(n, old *corev1.Node) {
+				keepSpec(func(n *corev1.Node) *corev1.NodeSpec { return &n.Spec })(n, old)
+				if old.Status.Config == nil {
+					n.Status.Config = nil
+				}
+				if old.Status.NodeInfo.RunningInUserNamespace == nil {
+					n.Status.NodeInfo.RunningInUserNamespace = nil // alpha
+				}
+			}),
+			Validate: validating(checked(validateNodeStatus)),
+			Warn:     warnNode,
 		}),
 	}
 	k.Allocate = allocateNode
@@ -61,6 +83,31 @@ func node() *Kind {
 	return k
 }
 
+// onePodCIDR: the old field counts where the two disagree, and is otherwise the first of the new one.
+func onePodCIDR(s *corev1.NodeSpec) {
+	if s.PodCIDR != "" && (len(s.PodCIDRs) == 0 || s.PodCIDRs[0] != s.PodCIDR) {
+		s.PodCIDRs = []string{s.PodCIDR}
+	}
+	if len(s.PodCIDRs) > 0 {
+		s.PodCIDR = s.PodCIDRs[0]
+	}
+}
+
+func warnNode(_ context.Context, obj, _ runtime.Object) []string {
+	s := &as[corev1.Node](obj).Spec
+	var out []string
+	if s.ConfigSource != nil {
+		out = append(out, "spec.configSource: the feature is removed")
+	}
+	if s.DoNotUseExternalID != "" {
+		out = append(out, "spec.externalID: this field is deprecated, and is unused by Kubernetes")
+	}
+	for i, cidr := range s.PodCIDRs {
+		out = append(out, validation.GetWarningsForCIDR(field.NewPath("spec", "podCIDRs").Index(i), cidr)...)
+	}
+	return out
+}
+
 // defaultNode: what a node does not reserve for the system can be given to pods.
 func defaultNode(n *corev1.Node) {
 	if len(n.Status.Allocatable) == 0 && len(n.Status.Capacity) > 0 {
@@ -74,14 +121,11 @@ func allocateNode(obj, old runtime.Object, from Allocator) error {
 	if old != nil || len(n.Spec.PodCIDRs) > 0 {
 		return nil
 	}
-	if n.Spec.PodCIDR == "" {
-		cidr, err := from.Pick("podcidr")
-		if err != nil {
-			return err
-		}
-		n.Spec.PodCIDR = cidr
+	cidr, err := from.Pick("podcidr")
+	if err != nil {
+		return err
 	}
-	n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
+	n.Spec.PodCIDR, n.Spec.PodCIDRs = cidr, []string{cidr}
 	return nil
 }
 

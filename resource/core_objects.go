@@ -1,11 +1,14 @@
 package resource
 
 import (
+	"context"
+	"crypto/tls"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 func configMap() *Kind {
@@ -24,6 +27,16 @@ func secret() *Kind {
 	k.Rules = Rules{
 		Prepare:  preparing(mergeStringData),
 		Validate: validating(checked(validateSecret)),
+		Warn: func(_ context.Context, obj, _ runtime.Object) []string {
+			s := as[corev1.Secret](obj)
+			if s.Type != corev1.SecretTypeTLS {
+				return nil
+			}
+			if _, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey]); err != nil {
+				return []string{err.Error()}
+			}
+			return nil
+		},
 	}
 	k.Fields = reading(func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} })
 	doc := corev1.Secret{}.SwaggerDoc()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +17,16 @@ import (
 )
 
 func validateNamespace(f *findings, ns, old *corev1.Namespace) {
-	fullMetadata(f, ns, old, false, apivalidation.ValidateNamespaceName)
+	metadataAnew(f, ns, old, false, apivalidation.ValidateNamespaceName)
+	namespaceFinalizers(f, ns, old)
+}
+
+func validateNamespaceFinalizers(f *findings, ns, old *corev1.Namespace) {
+	metadata(f, ns, old, false, apivalidation.ValidateNamespaceName)
+	namespaceFinalizers(f, ns, old)
+}
+
+func namespaceFinalizers(f *findings, ns, old *corev1.Namespace) {
 	for i, name := range ns.Spec.Finalizers {
 		at := field.NewPath("spec", "finalizers")
 		if old != nil {
@@ -39,8 +49,24 @@ func validateNamespaceStatus(f *findings, ns, old *corev1.Namespace) {
 }
 
 func validateNode(f *findings, n, old *corev1.Node) {
-	fullMetadata(f, n, old, false, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, n, old, false, apivalidation.NameIsDNSSubdomain)
+	if swap := n.Status.NodeInfo.Swap; swap != nil && swap.Capacity != nil {
+		f.positive(field.NewPath("metadata", "nodeSwapStatus", "capacity"), *swap.Capacity) // sic
+	}
+	nodeParts(f, n, old)
+}
+
+// validateNodeStatus is for the agent's reports.
+func validateNodeStatus(f *findings, n, old *corev1.Node) {
+	metadata(f, n, old, false, apivalidation.NameIsDNSSubdomain)
+	nodeParts(f, n, old)
+}
+
+// nodeParts are checked on every path.
+func nodeParts(f *findings, n, old *corev1.Node) {
+	avoidPods(f, n.Annotations)
 	taints(f, n.Spec.Taints, field.NewPath("metadata", "taints")) // sic
+	declaredFeatures(f, n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))
 	for name, q := range n.Status.Capacity {
 		f.quantity(field.NewPath("status", "capacity", string(name)), name, q)
 	}
@@ -51,15 +77,67 @@ func validateNode(f *findings, n, old *corev1.Node) {
 	for i, cidr := range n.Spec.PodCIDRs {
 		f.add(validation.IsValidCIDRForLegacyField(cidrs.Index(i), cidr, true, nil)...)
 	}
-	if dual, err := netutil.IsDualStackCIDRStrings(n.Spec.PodCIDRs); len(n.Spec.PodCIDRs) > 1 && (err != nil || !dual || len(n.Spec.PodCIDRs) > 2) {
-		f.invalid(cidrs, n.Spec.PodCIDRs, "may specify no more than one CIDR for each IP family")
+	if len(n.Spec.PodCIDRs) > 1 {
+		dual, err := netutil.IsDualStackCIDRStrings(n.Spec.PodCIDRs)
+		if err != nil {
+			f.add(field.InternalError(cidrs, fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:%w", err)))
+		}
+		if !dual || len(n.Spec.PodCIDRs) > 2 {
+			f.invalid(cidrs, n.Spec.PodCIDRs, "may specify no more than one CIDR for each IP family")
+		}
 	}
 	if old != nil {
 		nodeChange(f, n, old)
 	}
 }
 
+// avoidPods is an annotation that an old scheduler read; its form is still checked.
+func avoidPods(f *findings, annotations map[string]string) {
+	text, path := annotations[corev1.PreferAvoidPodsAnnotationKey], field.NewPath("metadata", "annotations")
+	if text == "" {
+		return
+	}
+	var avoid corev1.AvoidPods
+	if err := json.Unmarshal([]byte(text), &avoid); err != nil {
+		f.invalid(path.Child("AvoidPods"), corev1.PreferAvoidPodsAnnotationKey, err.Error())
+	}
+	for i, e := range avoid.PreferAvoidPods {
+		at := path.Child(corev1.PreferAvoidPodsAnnotationKey).Index(i).Child("PodSignature")
+		if owner := e.PodSignature.PodController; owner == nil {
+			f.required(at, "")
+		} else if !ptr.Deref(owner.Controller, false) {
+			f.invalid(at.Child("PodController", "Controller"), false, "must point to a controller")
+		}
+	}
+}
+
+var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
+
+// declaredFeatures of a node: sorted, each once (KEP-5328).
+func declaredFeatures(f *findings, names []string, path *field.Path) {
+	for i, name := range names {
+		if len(name) > validation.DNS1123SubdomainMaxLength {
+			f.invalid(path.Index(i), name, fmt.Sprintf("invalid feature name %q: must be no more than %d characters", name, validation.DNS1123SubdomainMaxLength))
+		} else if !featureName.MatchString(name) {
+			f.invalid(path.Index(i), name, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments "+
+				"separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", name))
+		}
+		if i == 0 {
+			continue
+		}
+		switch before := names[i-1]; {
+		case name == before:
+			f.add(field.Duplicate(path.Index(i), name))
+		case name < before:
+			f.invalid(path.Index(i), name, "list must be sorted alphabetically")
+		}
+	}
+}
+
 func nodeChange(f *findings, n, old *corev1.Node) {
+	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
+		f.forbidden(field.NewPath("spec", "externalID"), "may not be updated")
+	}
 	if len(old.Spec.PodCIDRs) > 0 && !reflect.DeepEqual(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
 		f.forbidden(field.NewPath("spec", "podCIDRs"), "node updates may not change podCIDR except from \"\" to valid")
 	}
@@ -97,7 +175,7 @@ func taints(f *findings, list []corev1.Taint, path *field.Path) {
 }
 
 func validateConfigMap(f *findings, c, old *corev1.ConfigMap) {
-	fullMetadata(f, c, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, c, old, true, apivalidation.NameIsDNSSubdomain)
 	if old != nil {
 		data := map[string][2]any{"data": {c.Data, old.Data}, "binaryData": {c.BinaryData, old.BinaryData}}
 		immutableData(f, c.Immutable, old.Immutable, data)
@@ -137,7 +215,7 @@ func immutableData(f *findings, immutable, was *bool, data map[string][2]any) {
 }
 
 func validateSecret(f *findings, s, old *corev1.Secret) {
-	fullMetadata(f, s, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, s, old, true, apivalidation.NameIsDNSSubdomain)
 	if old != nil {
 		f.immutable(field.NewPath("type"), s.Type, old.Type)
 		immutableData(f, s.Immutable, old.Immutable, map[string][2]any{"data": {s.Data, old.Data}})
@@ -192,11 +270,11 @@ func secretType(f *findings, s *corev1.Secret, data *field.Path) {
 }
 
 func validateServiceAccount(f *findings, sa, old *corev1.ServiceAccount) {
-	fullMetadata(f, sa, old, true, apivalidation.ValidateServiceAccountName)
+	metadataAnew(f, sa, old, true, apivalidation.ValidateServiceAccountName)
 }
 
 func validateEndpoints(f *findings, e, old *corev1.Endpoints) {
-	fullMetadata(f, e, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, e, old, true, apivalidation.NameIsDNSSubdomain)
 	if old != nil && reflect.DeepEqual(e.Subsets, old.Subsets) {
 		return // what was let in before the rules may stay
 	}

@@ -39,6 +39,7 @@ func pod() *Kind {
 		statusRules(Rules{
 			Prepare:  preparing(preparePodStatus),
 			Validate: validating(checked(validatePodStatus)),
+			Warn:     warnPodStatus,
 		}),
 	}
 	k.Graceful = gracefulPod
@@ -65,7 +66,7 @@ func podFields(p *corev1.Pod) fields.Set {
 	}
 }
 
-// warnPod looks at new pods only: people seldom change pods themselves, and their status is written often.
+// warnPod warns of new pods; updates come from programs, often. A name that is no DNS label cannot be the hostname in full.
 func warnPod(_ context.Context, obj, old runtime.Object) []string {
 	if old != nil {
 		return nil
@@ -73,19 +74,35 @@ func warnPod(_ context.Context, obj, old runtime.Object) []string {
 	p := as[corev1.Pod](obj)
 	w := podWarnings{meta: &p.ObjectMeta, spec: &p.Spec}
 	if msgs := validation.IsDNS1123Label(p.Name); len(msgs) > 0 {
-		w.list = append(w.list, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", msgs))
+		w.list = []string{fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
 	}
 	w.all()
+	w.appArmor()
 	return w.list
 }
 
 func podSpec(p *corev1.Pod) *corev1.PodSpec { return &p.Spec }
 
 func preparePod(p, old *corev1.Pod) {
+	for name := range p.Annotations {
+		if initContainerAnnotation(name) {
+			delete(p.Annotations, name)
+		}
+	}
+	if old != nil {
+		if p.Spec.Resources == nil {
+			p.Spec.Resources = old.Spec.Resources.DeepCopy() // clients that do not know the field
+		}
+		dropAlphaPod(&p.Spec, &old.Spec)
+	} else {
+		dropAlphaPod(&p.Spec, nil)
+	}
 	keepStatus(podSpec, func(p *corev1.Pod) *corev1.PodStatus { return &p.Status })(p, old)
 	if old != nil {
 		return
 	}
+	selectOwnLabels(p)
+	profileFromAnnotations(p)
 	defaultPodRequests(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qosClass(&p.Spec)}
 	if len(p.Spec.SchedulingGates) > 0 {
@@ -94,6 +111,8 @@ func preparePod(p, old *corev1.Pod) {
 			Status:  corev1.ConditionFalse,
 			Reason:  corev1.PodReasonSchedulingGated,
 			Message: "Scheduling is blocked due to non-empty scheduling gates",
+
+			LastTransitionTime: p.CreationTimestamp,
 		}}
 	}
 }
@@ -102,17 +121,36 @@ func preparePod(p, old *corev1.Pod) {
 func preparePodStatus(p, old *corev1.Pod) {
 	keepSpec(podSpec)(p, old)
 	p.DeletionTimestamp, p.OwnerReferences = old.DeletionTimestamp, old.OwnerReferences
-	if p.Status.QOSClass == "" {
-		p.Status.QOSClass = old.Status.QOSClass
+	s, was := &p.Status, &old.Status
+	setDefault(&s.QOSClass, was.QOSClass)
+	setDefault(&s.ObservedGeneration, was.ObservedGeneration)
+	for i := range s.Conditions {
+		for _, c := range was.Conditions {
+			if c.Type == s.Conditions[i].Type {
+				setDefault(&s.Conditions[i].ObservedGeneration, c.ObservedGeneration)
+			}
+		}
+	}
+	// Clients that do not know them cannot take them away.
+	if s.ResourceClaimStatuses == nil {
+		s.ResourceClaimStatuses = was.ResourceClaimStatuses
+	}
+	if s.ExtendedResourceClaimStatus == nil {
+		s.ExtendedResourceClaimStatus = was.ExtendedResourceClaimStatus
+	}
+	if s.NodeAllocatableResourceClaimStatuses == nil {
+		s.NodeAllocatableResourceClaimStatuses = was.NodeAllocatableResourceClaimStatuses
 	}
 }
 
 // prepareEphemeralContainers lets a debugging container in and nothing else.
 func prepareEphemeralContainers(p, old *corev1.Pod) {
-	asked := *p
-	old.DeepCopyInto(p)
-	p.ResourceVersion, p.ManagedFields = asked.ResourceVersion, asked.ManagedFields
-	p.Spec.EphemeralContainers = asked.Spec.EphemeralContainers
+	asked := p.Spec.EphemeralContainers
+	old.Spec.DeepCopyInto(&p.Spec)
+	old.Status.DeepCopyInto(&p.Status)
+	metav1.ResetObjectMetaForStatus(p, old)
+	p.Spec.EphemeralContainers = asked
+	dropAlphaPod(&p.Spec, &old.Spec)
 	if !apiequality.Semantic.DeepEqual(p.Spec, old.Spec) {
 		p.Generation = old.Generation + 1
 	}

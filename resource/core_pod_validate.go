@@ -19,7 +19,7 @@ import (
 
 // validatePod of the main path: what a pod may be, and on update what of it may change.
 func validatePod(f *findings, p, old *corev1.Pod) {
-	metadata(f, p, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, p, old, true, apivalidation.NameIsDNSSubdomain)
 	spec := field.NewPath("spec")
 	podAnnotations(f, p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
 	f.add(validatePodSpec(&p.Spec, p, spec)...)
@@ -31,9 +31,10 @@ func validatePod(f *findings, p, old *corev1.Pod) {
 		if p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
 			f.forbidden(spec.Child("nodeName"), "cannot be set until all schedulingGates have been cleared")
 		}
+		sameProfiles(f, p)
 		return
 	}
-	mirrorAnnotation(f, p, old)
+	fixedAnnotations(f, p, old)
 	podSpecChange(f, &p.Spec, &old.Spec, spec)
 }
 
@@ -48,6 +49,7 @@ func podAnnotations(f *findings, annotations map[string]string, spec *corev1.Pod
 			f.invalid(path.Key(corev1.PodDeletionCost), cost, "must be a 32bit integer")
 		}
 	}
+	profileAnnotations(f, annotations, spec, path)
 }
 
 // podOnly are the rules that hold in pods and have never held in templates.
@@ -75,15 +77,26 @@ func podOnly(f *findings, p *corev1.Pod, path *field.Path) {
 	}
 }
 
-func mirrorAnnotation(f *findings, p, old *corev1.Pod) {
-	at := field.NewPath("metadata", "annotations").Key(corev1.MirrorPodAnnotationKey)
-	value, is := p.Annotations[corev1.MirrorPodAnnotationKey]
-	before, was := old.Annotations[corev1.MirrorPodAnnotationKey]
-	switch {
-	case was && (!is || value != before):
-		f.forbidden(at, "may not remove or update mirror pod annotation")
-	case is && !was:
-		f.forbidden(at, "may not add mirror pod annotation")
+// fixedAnnotations: a static pod stays one, and its containers keep the AppArmor profiles that annotations gave them.
+func fixedAnnotations(f *findings, p, old *corev1.Pod) {
+	path := field.NewPath("metadata", "annotations")
+	fixed := func(key string) (name string, is bool) {
+		if key == corev1.MirrorPodAnnotationKey {
+			return "mirror pod annotation", true
+		}
+		return "AppArmor annotations", strings.HasPrefix(key, appArmorContainer)
+	}
+	for key, was := range old.Annotations {
+		value, kept := p.Annotations[key]
+		if name, is := fixed(key); is && (!kept || value != was) {
+			f.forbidden(path.Key(key), "may not remove or update "+name)
+		}
+	}
+	for key := range p.Annotations {
+		_, was := old.Annotations[key]
+		if name, is := fixed(key); is && !was {
+			f.forbidden(path.Key(key), "may not add "+name)
+		}
 	}
 }
 
@@ -234,8 +247,11 @@ func validateEphemeralContainers(f *findings, p, old *corev1.Pod) {
 		f.forbidden(field.NewPath(""), "static pods do not support ephemeral containers")
 		return
 	}
-	metadata(f, p, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, p, old, true, apivalidation.NameIsDNSSubdomain)
+	podAnnotations(f, p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
 	f.add(validatePodSpec(&p.Spec, p, field.NewPath("spec"))...)
+	podOnly(f, p, field.NewPath("spec"))
+	fixedAnnotations(f, p, old)
 	at := field.NewPath("spec", "ephemeralContainers")
 	for _, was := range old.Spec.EphemeralContainers {
 		i := slices.IndexFunc(p.Spec.EphemeralContainers, func(e corev1.EphemeralContainer) bool { return e.Name == was.Name })
@@ -246,62 +262,6 @@ func validateEphemeralContainers(f *findings, p, old *corev1.Pod) {
 			f.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, diff.Diff(was, p.Spec.EphemeralContainers[i])))
 		}
 	}
-}
-
-// validatePodStatus is for the agent's reports.
-func validatePodStatus(f *findings, p, old *corev1.Pod) {
-	metadata(f, p, old, true, apivalidation.NameIsDNSSubdomain)
-	path, s := field.NewPath("status"), &p.Status
-	for i, c := range s.Conditions {
-		if c.ObservedGeneration < 0 {
-			f.invalid(path.Child("conditions").Index(i).Child("observedGeneration"), c.ObservedGeneration, "must be a non-negative integer")
-		}
-		f.qualifiedName(path.Child("conditions").Index(i).Child("Type"), string(c.Type))
-	}
-	if node := s.NominatedNodeName; node != "" && node != old.Status.NominatedNodeName {
-		f.invalid(path.Child("nominatedNodeName"), node, apivalidation.NameIsDNSSubdomain(node, false)...)
-		if old.Spec.NodeName != "" {
-			f.forbidden(path.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node")
-		}
-	}
-	if s.ObservedGeneration < 0 {
-		f.invalid(path.Child("observedGeneration"), s.ObservedGeneration, "must be a non-negative integer")
-	}
-	f.immutable(path.Child("qosClass"), s.QOSClass, old.Status.QOSClass)
-	if old.Spec.RestartPolicy != corev1.RestartPolicyAlways {
-		staysTerminated(f, s.ContainerStatuses, old.Status.ContainerStatuses, &old.Spec, path.Child("containerStatuses"))
-	}
-	for i, ip := range s.PodIPs {
-		f.ip(path.Child("podIPs").Index(i), ip.IP)
-	}
-	for i, ip := range s.HostIPs {
-		f.ip(path.Child("hostIPs").Index(i).Child("ip"), ip.IP)
-	}
-}
-
-// staysTerminated: what has ended for good does not run again.
-func staysTerminated(f *findings, statuses, old []corev1.ContainerStatus, spec *corev1.PodSpec, path *field.Path) {
-	for i, was := range old {
-		ended := was.State.Terminated
-		if ended == nil || ended.ExitCode != 0 && spec.RestartPolicy == corev1.RestartPolicyOnFailure || restartsItself(spec, was.Name) {
-			continue
-		}
-		for _, is := range statuses {
-			if is.Name == was.Name && is.State.Terminated == nil {
-				f.forbidden(path.Index(i).Child("state"), "may not be transitioned to non-terminated state")
-			}
-		}
-	}
-}
-
-// restartsItself says whether a container has a restart policy of its own, which overrides the pod's.
-func restartsItself(spec *corev1.PodSpec, name string) bool {
-	for _, c := range spec.Containers {
-		if c.Name == name {
-			return c.RestartPolicy != nil
-		}
-	}
-	return false
 }
 
 // alwaysTemplate checks the template of a workload whose pods are always restarted.

@@ -218,6 +218,23 @@ func (w *podWarnings) container(c *corev1.Container, at *field.Path) {
 	}
 }
 
+// appArmor warns of annotations that had to become fields, or could not.
+func (w *podWarnings) appArmor() {
+	if w.spec.OS != nil && w.spec.OS.Name == corev1.Windows {
+		return
+	}
+	w.eachContainer(nil, func(c *corev1.Container, _ *field.Path) {
+		value, has := w.meta.Annotations[appArmorContainer+c.Name]
+		named := appArmorFrom(value)
+		if own := c.SecurityContext; has && (own == nil || own.AppArmorProfile == nil) && named != nil {
+			return // as the pod's
+		}
+		if has {
+			w.annotation(appArmorContainer+c.Name, `deprecated since v1.30; use the "appArmorProfile" field instead`)
+		}
+	})
+}
+
 // podAppArmor is the pod's profile as the annotation would say it; "": it has none.
 func (w *podWarnings) podAppArmor() string {
 	if w.spec.SecurityContext == nil || w.spec.SecurityContext.AppArmorProfile == nil {

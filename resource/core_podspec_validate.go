@@ -390,6 +390,9 @@ func (v *podSpecValidator) seccomp(p *corev1.SeccompProfile, path *field.Path) {
 	}
 }
 
+// longestAppArmor profile: a path without its final zero.
+const longestAppArmor = 4095
+
 func (v *podSpecValidator) appArmor(p *corev1.AppArmorProfile, path *field.Path) {
 	if p == nil {
 		return
@@ -399,7 +402,6 @@ func (v *podSpecValidator) appArmor(p *corev1.AppArmorProfile, path *field.Path)
 	} else {
 		optionalOneOf(&v.findings, path.Child("type"), &p.Type, corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
 	}
-	const longest = 4095 // a path without its final zero
 	at, name := path.Child("localhostProfile"), ptr.Deref(p.LocalhostProfile, "")
 	switch p.Type {
 	case corev1.AppArmorProfileTypeLocalhost:
@@ -408,8 +410,8 @@ func (v *podSpecValidator) appArmor(p *corev1.AppArmorProfile, path *field.Path)
 			v.invalid(at, name, "must not be padded with whitespace")
 		case name == "":
 			v.required(at, "must be set when AppArmor type is Localhost")
-		case len(name) > longest:
-			v.add(field.TooLong(at, "", longest))
+		case len(name) > longestAppArmor:
+			v.add(field.TooLong(at, "", longestAppArmor))
 		}
 	case corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined:
 		if p.LocalhostProfile != nil {

@@ -18,8 +18,10 @@ func podTemplates() *Kind {
 	k.Rules = Rules{
 		Prepare: preparing(func(t, old *corev1.PodTemplate) {
 			if t.Generation = 1; old == nil {
+				dropAlphaPod(&t.Template.Spec, nil)
 				return
 			}
+			dropAlphaPod(&t.Template.Spec, &old.Template.Spec)
 			if t.Generation = old.Generation; !apiequality.Semantic.DeepEqual(t.Template, old.Template) {
 				t.Generation++
 			}

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 )
 
@@ -27,6 +29,7 @@ func service() *Kind {
 			dropServiceLeftovers(s, old)
 		}),
 		Validate: validating(checked(validateService)),
+		Warn:     func(_ context.Context, obj, _ runtime.Object) []string { return warnService(as[corev1.Service](obj)) },
 	}
 	k.Subresources = []Subresource{
 		{Name: "proxy", Kind: corev1.SchemeGroupVersion.WithKind("ServiceProxyOptions"),
@@ -100,10 +103,12 @@ func serviceCells(s *corev1.Service, now time.Time) []any {
 }
 
 func externalAddress(s *corev1.Service) string {
-	own := strings.Join(s.Spec.ExternalIPs, ",")
 	switch s.Spec.Type {
 	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort:
-		return or(own, none)
+		if len(s.Spec.ExternalIPs) == 0 {
+			return none
+		}
+		return strings.Join(s.Spec.ExternalIPs, ",")
 	case corev1.ServiceTypeExternalName:
 		return s.Spec.ExternalName
 	case corev1.ServiceTypeLoadBalancer:
@@ -112,7 +117,10 @@ func externalAddress(s *corev1.Service) string {
 			balancers.Insert(or(in.IP, in.Hostname))
 		}
 		all := append(sets.List(balancers.Delete("")), s.Spec.ExternalIPs...)
-		return or(strings.Join(all, ","), "<pending>")
+		if len(all) == 0 {
+			return "<pending>"
+		}
+		return strings.Join(all, ",")
 	}
 	return unknown
 }

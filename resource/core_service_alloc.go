@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 
@@ -125,7 +126,12 @@ func allocateService(obj, oldObj runtime.Object, from Allocator) error {
 	if old != nil {
 		keepAssigned(s, old)
 	}
-	if hasClusterIP(s) {
+	syncClusterIPs(s, old)
+	same := old != nil && samePreferred(s, old)
+	if hasClusterIP(s) && !same {
+		if err := assignFamilies(s, old); err != nil {
+			return err
+		}
 		if err := assignClusterIP(s, old, from); err != nil {
 			return err
 		}
@@ -138,79 +144,158 @@ func keepAssigned(s, old *corev1.Service) {
 	spec, was := &s.Spec, &old.Spec
 	if hasClusterIP(old) && hasClusterIP(s) {
 		setDefault(&spec.ClusterIP, was.ClusterIP)
-		if len(spec.ClusterIPs) == 0 && spec.ClusterIP == was.ClusterIP {
-			spec.ClusterIPs = was.ClusterIPs
-		}
-		if spec.IPFamilyPolicy == nil {
-			spec.IPFamilyPolicy = was.IPFamilyPolicy
-		}
-		if len(spec.IPFamilies) == 0 {
-			spec.IPFamilies = was.IPFamilies
+		if len(spec.ClusterIPs) == 0 {
+			spec.ClusterIPs = slices.Clone(was.ClusterIPs)
 		}
 	}
-	if wantsNodePorts(old) && wantsNodePorts(s) {
-		taken := map[int32]bool{}
-		for _, p := range spec.Ports {
-			taken[p.NodePort] = true
-		}
-		for i := range spec.Ports {
-			p := &spec.Ports[i]
-			same := slices.IndexFunc(was.Ports, func(o corev1.ServicePort) bool { return o.Name == p.Name })
-			if p.NodePort == 0 && same >= 0 && !taken[was.Ports[same].NodePort] {
-				p.NodePort = was.Ports[same].NodePort
-				taken[p.NodePort] = true
-			}
-		}
+	if hasNodePorts(old) && hasNodePorts(s) {
+		keepNodePorts(spec.Ports, was.Ports)
 	}
 	if wantsHealthCheckPort(old) && wantsHealthCheckPort(s) {
 		setDefault(&spec.HealthCheckNodePort, was.HealthCheckNodePort)
 	}
 }
 
-func assignClusterIP(s, old *corev1.Service, from Allocator) error {
-	spec, path := &s.Spec, field.NewPath("spec")
-	// clusterIP is clusterIPs[0]; old clients know only the former.
-	if len(spec.ClusterIPs) == 0 && spec.ClusterIP != "" {
+// keepNodePorts by the names of ports, as far as the numbers are not given elsewhere now.
+func keepNodePorts(ports, old []corev1.ServicePort) {
+	number := func(n int32) func(corev1.ServicePort) bool {
+		return func(p corev1.ServicePort) bool { return p.NodePort == n }
+	}
+	byName := map[string]int32{}
+	for _, p := range old {
+		byName[p.Name] = p.NodePort
+	}
+	given := slices.Clone(ports)
+	for i := range ports {
+		if n := byName[ports[i].Name]; ports[i].NodePort == 0 && !slices.ContainsFunc(given, number(n)) {
+			ports[i].NodePort = n
+		}
+	}
+}
+
+// syncClusterIPs: clusterIP is clusterIPs[0]; old clients know only the former.
+func syncClusterIPs(s, old *corev1.Service) {
+	spec := &s.Spec
+	if old == nil {
+		if len(spec.ClusterIPs) == 0 && spec.ClusterIP != "" {
+			spec.ClusterIPs = []string{spec.ClusterIP}
+		}
+		return
+	}
+	was := &old.Spec
+	if len(spec.ClusterIPs) == 0 && spec.ClusterIP == was.ClusterIP {
+		spec.ClusterIPs = slices.Clone(was.ClusterIPs)
+	}
+	if spec.ClusterIP == was.ClusterIP || !slices.Equal(spec.ClusterIPs, was.ClusterIPs) {
+		return
+	}
+	spec.ClusterIPs = nil
+	if spec.ClusterIP != "" {
 		spec.ClusterIPs = []string{spec.ClusterIP}
 	}
+}
+
+// samePreferred says whether a service that takes two families where there are two keeps what it has.
+func samePreferred(s, old *corev1.Service) bool {
+	prefers := func(s *corev1.Service) bool {
+		return ptr.Deref(s.Spec.IPFamilyPolicy, corev1.IPFamilyPolicyPreferDualStack) == corev1.IPFamilyPolicyPreferDualStack
+	}
+	return s.Spec.Type == old.Spec.Type && hasClusterIP(s) && s.Spec.IPFamilyPolicy != nil && prefers(s) && prefers(old) &&
+		slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) && slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies)
+}
+
+// assignFamilies sets the policy and the IP families that the user left out, and refuses what the cluster does not have.
+func assignFamilies(s, old *corev1.Service) error {
+	spec, path := &s.Spec, field.NewPath("spec")
 	withoutPods := headless(s) && len(spec.Selector) == 0
 	if spec.IPFamilyPolicy == nil {
-		spec.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicySingleStack)
-		if withoutPods {
-			spec.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)
+		policy := corev1.IPFamilyPolicySingleStack
+		switch {
+		case old != nil && old.Spec.IPFamilyPolicy != nil:
+			policy = *old.Spec.IPFamilyPolicy
+		case withoutPods:
+			policy = corev1.IPFamilyPolicyRequireDualStack
 		}
+		spec.IPFamilyPolicy = &policy
+	}
+	var f findings
+	if clusterIPs(&f, s, old, path); len(f.list) > 0 {
+		return invalidService(s, f.list)
+	}
+	familyChange(&f, s, old, path)
+	for i, ip := range spec.ClusterIPs {
+		if ip == corev1.ClusterIPNone {
+			break
+		}
+		switch v6 := netutil.IsIPv6String(ip); {
+		case i < len(spec.IPFamilies):
+		case v6:
+			f.invalid(path.Child("clusterIPs").Index(i), spec.ClusterIPs, "IPv6 is not configured on this cluster")
+		default:
+			spec.IPFamilies = append(spec.IPFamilies, corev1.IPv4Protocol)
+		}
+	}
+	if len(f.list) > 0 {
+		return invalidService(s, f.list)
+	}
+	if withoutPods {
+		// Its owner writes whatever endpoints there are: any family.
+		anyFamily(spec)
+		return nil
+	}
+	if *spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
+		f.invalid(path.Child("ipFamilyPolicy"), *spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services")
+	}
+	for i, family := range spec.IPFamilies {
+		if family != corev1.IPv4Protocol {
+			f.invalid(path.Child("ipFamilies").Index(i), family, "not configured on this cluster")
+		}
+	}
+	if len(f.list) > 0 {
+		return invalidService(s, f.list)
 	}
 	if len(spec.IPFamilies) == 0 {
 		spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	}
-	// A headless service without selector has whatever endpoints its owner writes: any family.
-	if withoutPods {
-		if *spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack && len(spec.IPFamilies) == 1 {
-			spec.IPFamilies = []corev1.IPFamily{spec.IPFamilies[0], otherFamily(spec.IPFamilies[0])}
-		}
-		return nil
-	}
-	var errs field.ErrorList
-	if *spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
-		errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), *spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services"))
-	}
-	for i, family := range spec.IPFamilies {
-		if family != corev1.IPv4Protocol {
-			errs = append(errs, field.Invalid(path.Child("ipFamilies").Index(i), family, "not configured on this cluster"))
-		}
-	}
-	if len(errs) > 0 {
-		return invalidService(s, errs)
-	}
-	if spec.ClusterIP != "" {
-		return checkClusterIP(s, old, from)
-	}
-	ip, err := from.Pick("clusterip")
-	if err != nil {
-		return err
-	}
-	spec.ClusterIP, spec.ClusterIPs = ip, []string{ip}
 	return nil
+}
+
+func anyFamily(spec *corev1.ServiceSpec) {
+	if len(spec.IPFamilies) == 0 {
+		spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+	}
+	if *spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack && len(spec.IPFamilies) == 1 {
+		spec.IPFamilies = []corev1.IPFamily{spec.IPFamilies[0], otherFamily(spec.IPFamilies[0])}
+	}
+}
+
+// familyChange: the second family goes only with the policy.
+func familyChange(f *findings, s, old *corev1.Service, path *field.Path) {
+	spec, at := &s.Spec, path.Child("ipFamilyPolicy")
+	single := ptr.Deref(spec.IPFamilyPolicy, "") == corev1.IPFamilyPolicySingleStack
+	if old != nil {
+		was := &old.Spec
+		fewer := func(n, before int) bool { return n > 0 && n < before }
+		switch {
+		case single && slices.Equal(spec.ClusterIPs, was.ClusterIPs) && len(spec.ClusterIPs) > 1:
+			spec.ClusterIPs = spec.ClusterIPs[:1]
+		case !single && fewer(len(spec.ClusterIPs), len(was.ClusterIPs)):
+			f.invalid(at, *spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary cluster IP")
+		}
+		switch {
+		case single && slices.Equal(spec.IPFamilies, was.IPFamilies) && len(spec.IPFamilies) > 1:
+			spec.IPFamilies = spec.IPFamilies[:1]
+		case !single && fewer(len(spec.IPFamilies), len(was.IPFamilies)):
+			f.invalid(at, *spec.IPFamilyPolicy, "must be 'SingleStack' to release the secondary IP family")
+		}
+	}
+	const both = "must be 'RequireDualStack' or 'PreferDualStack' when multiple "
+	if single && len(spec.ClusterIPs) == 2 {
+		f.invalid(at, *spec.IPFamilyPolicy, both+"cluster IPs are specified")
+	}
+	if single && len(spec.IPFamilies) == 2 {
+		f.invalid(at, *spec.IPFamilyPolicy, both+"IP families are specified")
+	}
 }
 
 func otherFamily(f corev1.IPFamily) corev1.IPFamily {
@@ -220,79 +305,141 @@ func otherFamily(f corev1.IPFamily) corev1.IPFamily {
 	return corev1.IPv4Protocol
 }
 
-// checkClusterIP refuses a new address outside the service network. What is no address at all is left to Validate.
-func checkClusterIP(s, old *corev1.Service, from Allocator) error {
-	for i, ip := range s.Spec.ClusterIPs {
-		if netutil.ParseIPSloppy(ip) == nil || old != nil && slices.Contains(old.Spec.ClusterIPs, ip) {
-			continue
-		}
-		if err := from.Check("clusterip", ip); err != nil {
-			return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs").Index(i), s.Spec.ClusterIPs,
-				"failed to allocate IP "+ip+": "+err.Error())})
-		}
-	}
-	return nil
-}
-
-func assignNodePorts(s, old *corev1.Service, from Allocator) error {
-	numbers := map[int32]int32{} // node port by port: TCP and UDP of one port share a number
-	for i := range s.Spec.Ports {
-		p := &s.Spec.Ports[i]
-		if p.NodePort == 0 {
-			continue
-		}
-		numbers[p.Port] = p.NodePort
-		if old != nil && !addsNodePort(&corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{*p}}}, old) {
-			continue
-		}
-		if err := from.Check("nodeport", strconv.Itoa(int(p.NodePort))); err != nil {
-			return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "ports").Index(i).Child("nodePort"), p.NodePort, err.Error())})
-		}
-	}
-	if !wantsNodePorts(s) && !wantsHealthCheckPort(s) {
+// assignClusterIP to a service that is new or gets its first one, and asks whether it may have the one that it wants.
+func assignClusterIP(s, old *corev1.Service, from Allocator) error {
+	spec := &s.Spec
+	if old != nil && hasClusterIP(old) || headless(s) {
 		return nil
 	}
-	for i := range s.Spec.Ports {
-		p := &s.Spec.Ports[i]
-		if p.NodePort != 0 || !wantsNodePorts(s) {
-			continue
+	if spec.ClusterIP == "" {
+		ip, err := from.Pick("clusterip")
+		if err != nil {
+			return err
 		}
-		p.NodePort = numbers[p.Port]
-		if p.NodePort != 0 && claimedTwice(s, i) {
-			p.NodePort = 0
-		}
-		if p.NodePort == 0 {
-			if err := pickNodePort(&p.NodePort, from); err != nil {
-				return err
-			}
-			numbers[p.Port] = p.NodePort
-		}
+		spec.ClusterIP, spec.ClusterIPs = ip, []string{ip}
+		return nil
 	}
-	if wantsHealthCheckPort(s) && s.Spec.HealthCheckNodePort == 0 {
-		return pickNodePort(&s.Spec.HealthCheckNodePort, from)
+	if err := from.Check("clusterip", spec.ClusterIP); err != nil {
+		return invalidService(s, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), spec.ClusterIPs,
+			"failed to allocate IP "+spec.ClusterIP+": "+err.Error())})
 	}
 	return nil
 }
 
-// claimedTwice says whether another port of the service has port i's node port and protocol.
-func claimedTwice(s *corev1.Service, i int) bool {
-	mine := s.Spec.Ports[i]
-	for j, p := range s.Spec.Ports {
-		if j != i && p.NodePort == mine.NodePort && p.Protocol == mine.Protocol {
-			return true
-		}
-	}
-	return false
+// nodePorts hands out the node ports of one service.
+type nodePorts struct {
+	from  Allocator
+	taken map[int32]bool // by this service
 }
 
-func pickNodePort(into *int32, from Allocator) error {
-	value, err := from.Pick("nodeport")
+func (n nodePorts) take(port int32) error {
+	if n.taken[port] {
+		return errors.New("provided port is already allocated")
+	}
+	n.taken[port] = true
+	return n.from.Check("nodeport", strconv.Itoa(int(port)))
+}
+
+func (n nodePorts) pick(into *int32) error {
+	value, err := n.from.Pick("nodeport")
 	if err != nil {
 		return err
 	}
 	port, err := strconv.ParseInt(value, 10, 32)
 	*into = int32(port)
+	n.taken[*into] = true
 	return err
+}
+
+func assignNodePorts(s, old *corev1.Service, from Allocator) error {
+	n, path := nodePorts{from, map[int32]bool{}}, field.NewPath("spec")
+	if hasNodePorts(s) {
+		assign := n.create
+		if old != nil {
+			assign = n.update
+		}
+		if i, err := assign(s, old); i >= 0 && err != nil {
+			return invalidService(s, field.ErrorList{field.Invalid(path.Child("ports").Index(i).Child("nodePort"), s.Spec.Ports[i].NodePort, err.Error())})
+		} else if err != nil {
+			return err
+		}
+	}
+	if !wantsHealthCheckPort(s) || old != nil && wantsHealthCheckPort(old) {
+		return nil
+	}
+	port := &s.Spec.HealthCheckNodePort
+	if *port == 0 {
+		return n.pick(port)
+	}
+	if err := n.take(*port); err != nil {
+		return invalidService(s, field.ErrorList{field.Invalid(path.Child("healthCheckNodePort"), *port, err.Error())})
+	}
+	return nil
+}
+
+// create gives node ports to a new service: TCP and UDP of one port share a number. The index is that of the port that
+// cannot have what it asks for, -1 when none is left.
+func (n nodePorts) create(s, _ *corev1.Service) (int, error) {
+	numbers := map[int32]int32{} // node port by port
+	for i := range s.Spec.Ports {
+		p := &s.Spec.Ports[i]
+		if p.NodePort == 0 && !wantsNodePorts(s) {
+			continue
+		}
+		given, known := numbers[p.Port]
+		switch {
+		case known && p.NodePort == 0:
+			p.NodePort = given
+		case known && p.NodePort != given:
+			if err := n.take(p.NodePort); err != nil {
+				return i, err
+			}
+		case known:
+		default:
+			if p.NodePort == 0 {
+				p.NodePort = askedFor(p.Port, s.Spec.Ports)
+			}
+			if p.NodePort == 0 {
+				if err := n.pick(&p.NodePort); err != nil {
+					return -1, err
+				}
+			} else if err := n.take(p.NodePort); err != nil {
+				return i, err
+			}
+			numbers[p.Port] = p.NodePort
+		}
+	}
+	return -1, nil
+}
+
+// askedFor is the node port that a later entry for the same port asks for, 0: none does.
+func askedFor(port int32, ports []corev1.ServicePort) int32 {
+	for _, p := range ports {
+		if p.Port == port && p.NodePort != 0 {
+			return p.NodePort
+		}
+	}
+	return 0
+}
+
+// update gives node ports to the ports that are new or have lost theirs.
+func (n nodePorts) update(s, old *corev1.Service) (int, error) {
+	for i := range s.Spec.Ports {
+		p := &s.Spec.Ports[i]
+		switch {
+		case p.NodePort == 0 && !wantsNodePorts(s):
+		case p.NodePort == 0:
+			if err := n.pick(&p.NodePort); err != nil {
+				return -1, err
+			}
+		case n.taken[p.NodePort], slices.ContainsFunc(old.Spec.Ports, func(o corev1.ServicePort) bool { return o.NodePort == p.NodePort }):
+		default:
+			if err := n.take(p.NodePort); err != nil {
+				return i, err
+			}
+		}
+	}
+	return -1, nil
 }
 
 func invalidService(s *corev1.Service, errs field.ErrorList) error {

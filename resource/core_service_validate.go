@@ -27,7 +27,7 @@ func validateService(f *findings, s, old *corev1.Service) {
 	f.labels(path.Child("selector"), spec.Selector)
 	sessionAffinity(f, spec, path)
 	if hasClusterIP(s) {
-		clusterIPs(f, s, path)
+		clusterIPs(f, s, old, path)
 	}
 	for i, ip := range spec.ExternalIPs {
 		at, before := path.Child("externalIPs").Index(i), len(f.list)
@@ -121,7 +121,8 @@ func sessionAffinity(f *findings, spec *corev1.ServiceSpec, path *field.Path) {
 	}
 }
 
-func clusterIPs(f *findings, s *corev1.Service, path *field.Path) {
+// clusterIPs: the old field is the first of the new ones, and the families are those of the addresses.
+func clusterIPs(f *findings, s, old *corev1.Service, path *field.Path) {
 	spec, at := &s.Spec, path.Child("clusterIPs")
 	switch {
 	case spec.ClusterIP == "" && len(spec.ClusterIPs) > 0:
@@ -140,21 +141,41 @@ func clusterIPs(f *findings, s *corev1.Service, path *field.Path) {
 	}
 	optionalOneOf(f, path.Child("ipFamilyPolicy"), spec.IPFamilyPolicy, corev1.IPFamilyPolicyPreferDualStack,
 		corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)
+	var known []string
+	if old != nil {
+		known = old.Spec.ClusterIPs
+	}
+	before := len(f.list)
 	for i, ip := range spec.ClusterIPs {
-		switch {
-		case i == 0 && ip == corev1.ClusterIPNone:
-			if len(spec.ClusterIPs) > 1 {
-				f.invalid(at, spec.ClusterIPs, "'None' must be the first and only value")
-			}
-			continue
-		case netutil.ParseIPSloppy(ip) == nil:
-			f.ip(at.Index(i), ip)
-		case i < len(spec.IPFamilies) && (spec.IPFamilies[i] == corev1.IPv6Protocol) != netutil.IsIPv6String(ip):
-			f.invalid(at.Index(i), ip, fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%v]`", spec.IPFamilies[i], i))
+		if i > 0 || ip != corev1.ClusterIPNone {
+			f.add(validation.IsValidIPForLegacyField(at.Index(i), ip, true, known)...)
+		} else if len(spec.ClusterIPs) > 1 {
+			f.invalid(at, spec.ClusterIPs, "'None' must be the first and only value")
 		}
 	}
+	bad := len(f.list) > before
 	if len(spec.ClusterIPs) > 2 {
 		f.invalid(at, spec.ClusterIPs, "may only hold up to 2 values")
+	}
+	if !bad {
+		matchFamilies(f, spec, at)
+	}
+}
+
+func matchFamilies(f *findings, spec *corev1.ServiceSpec, at *field.Path) {
+	if len(spec.ClusterIPs) > 1 {
+		if dual, err := netutil.IsDualStackIPStrings(spec.ClusterIPs); err == nil && !dual {
+			f.invalid(at, spec.ClusterIPs, "may specify no more than one IP for each IP family")
+		}
+	}
+	if spec.ClusterIP == corev1.ClusterIPNone {
+		return
+	}
+	for i, ip := range spec.ClusterIPs[:min(len(spec.ClusterIPs), len(spec.IPFamilies))] {
+		v6 := netutil.IsIPv6String(ip)
+		if family := spec.IPFamilies[i]; family == corev1.IPv4Protocol && v6 || family == corev1.IPv6Protocol && !v6 {
+			f.invalid(at.Index(i), ip, fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%v]`", family, i))
+		}
 	}
 }
 

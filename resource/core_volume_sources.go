@@ -15,7 +15,7 @@ func (v *podSpecValidator) sources(volume *corev1.Volume, at *field.Path) []sour
 	var all []source
 	add := func(set bool, name, found string, check func(at *field.Path)) {
 		if set {
-			all = append(all, source{name, found, check})
+			all = append(all, source{name: name, at: found, check: check})
 		}
 	}
 	add(s.EmptyDir != nil, "emptyDir", "", func(at *field.Path) { v.emptyDir(s.EmptyDir, at) })
@@ -64,7 +64,7 @@ func (v *podSpecValidator) moreSources(volume *corev1.Volume) []source {
 	var all []source
 	add := func(set bool, name, found string, check func(at *field.Path)) {
 		if set {
-			all = append(all, source{name, found, check})
+			all = append(all, source{name: name, at: found, check: check})
 		}
 	}
 	add(s.Cinder != nil, "cinder", "", func(at *field.Path) {

@@ -183,11 +183,11 @@ func (f *findings) noBacksteps(p string, at *field.Path) {
 }
 
 // descending paths are relative and stay below their root.
-func (v *podSpecValidator) descending(p string, at *field.Path) {
+func (f *findings) descending(p string, at *field.Path) {
 	if path.IsAbs(p) {
-		v.invalid(at, p, "must be a relative path")
+		f.invalid(at, p, "must be a relative path")
 	}
-	v.noBacksteps(p, at)
+	f.noBacksteps(p, at)
 }
 
 // localPath is a descending path that does not look like the agent's own "..data" links.

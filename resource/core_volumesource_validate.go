@@ -13,9 +13,10 @@ import (
 
 // source is one of the ways in which a volume says where its data is.
 type source struct {
-	name  string // of its field
-	at    string // where Kubernetes puts its findings, when that is elsewhere
-	check func(at *field.Path)
+	name   string // of its field
+	at     string // where Kubernetes puts its findings, when that is elsewhere
+	check  func(at *field.Path)
+	beside bool // tolerated beside another one
 }
 
 // oneSource: exactly one, and that one valid.
@@ -24,7 +25,7 @@ func (f *findings) oneSource(path *field.Path, sources []source) {
 		f.required(path, "must specify a volume type")
 	}
 	for i, s := range sources {
-		if i > 0 && s.name != "flexVolume" { // which Kubernetes tolerates beside others
+		if i > 0 && !s.beside {
 			f.forbidden(path.Child(s.name), "may not specify more than 1 volume type")
 			continue
 		}
@@ -37,7 +38,7 @@ func (f *findings) persistentSources(s *corev1.PersistentVolumeSource, volume st
 	var all []source
 	add := func(set bool, name, at string, check func(at *field.Path)) {
 		if set {
-			all = append(all, source{name, at, check})
+			all = append(all, source{name, at, check, name == "flexVolume"}) // of which nobody looks whether it is alone
 		}
 	}
 	add(s.HostPath != nil, "hostPath", "", func(at *field.Path) { f.hostPath(s.HostPath, at) })
@@ -71,7 +72,7 @@ func (f *findings) morePersistentSources(s *corev1.PersistentVolumeSource) []sou
 	var all []source
 	add := func(set bool, name string, check func(at *field.Path)) {
 		if set {
-			all = append(all, source{name, "", check})
+			all = append(all, source{name: name, check: check})
 		}
 	}
 	add(s.AzureFile != nil, "azureFile", func(at *field.Path) {

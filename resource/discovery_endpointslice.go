@@ -1,13 +1,19 @@
 package resource
 
 import (
+	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func endpointSlice() *Kind {
@@ -21,6 +27,7 @@ func endpointSlice() *Kind {
 	k.Rules = Rules{
 		Prepare:  preparing(prepareEndpointSlice),
 		Validate: validating(checked(validateEndpointSlice)),
+		Warn:     warnEndpointSlice,
 	}
 	doc := discoveryv1.EndpointSlice{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{
@@ -38,6 +45,7 @@ func endpointSlice() *Kind {
 func prepareEndpointSlice(s, old *discoveryv1.EndpointSlice) {
 	if old == nil {
 		s.Generation = 1
+		dropTopology(s, nil)
 		return
 	}
 	s.Generation = old.Generation
@@ -45,6 +53,49 @@ func prepareEndpointSlice(s, old *discoveryv1.EndpointSlice) {
 		!apiequality.Semantic.DeepEqual(s.Ports, old.Ports) || !apiequality.Semantic.DeepEqual(s.Labels, old.Labels) {
 		s.Generation++
 	}
+	if !apiequality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
+		dropTopology(s, old.Endpoints)
+	}
+}
+
+// dropTopology: labels of nodes came with endpoints in v1beta1; a name of a node that only they have is kept.
+func dropTopology(s *discoveryv1.EndpointSlice, old []discoveryv1.Endpoint) {
+	known := seen{}
+	for _, e := range old {
+		if name, has := e.DeprecatedTopology[corev1.LabelHostname]; has {
+			known.again(name)
+		}
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		name := e.DeprecatedTopology[corev1.LabelHostname]
+		if _, found := known[name]; found && e.NodeName == nil && len(apivalidation.NameIsDNSSubdomain(name, false)) == 0 {
+			e.NodeName = &name
+		}
+		e.DeprecatedTopology = nil
+	}
+}
+
+func warnEndpointSlice(_ context.Context, obj, old runtime.Object) []string {
+	s := as[discoveryv1.EndpointSlice](obj)
+	var out []string
+	if old == nil && s.AddressType == discoveryv1.AddressTypeFQDN {
+		out = append(out, "spec.addressType: FQDN endpoints are deprecated")
+	}
+	// Controllers take addresses from elsewhere and have put them right.
+	switch s.Labels[discoveryv1.LabelManagedBy] {
+	case "endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io":
+		return out
+	}
+	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		return out
+	}
+	for i, e := range s.Endpoints {
+		for j, a := range e.Addresses {
+			out = append(out, validation.GetWarningsForIP(field.NewPath("endpoints").Index(i).Child("addresses").Index(j), a)...)
+		}
+	}
+	return out
 }
 
 func endpointSliceCells(s *discoveryv1.EndpointSlice, now time.Time) []any {
@@ -63,7 +114,7 @@ func endpointSliceCells(s *discoveryv1.EndpointSlice, now time.Time) []any {
 		addresses = append(addresses, e.Addresses...)
 	}
 	unset := func(list []string) string {
-		if len(list) == 0 {
+		if text := strings.Join(list, ""); text == "" && len(list) < 2 {
 			return "<unset>"
 		}
 		return some(list)

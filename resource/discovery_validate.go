@@ -1,7 +1,6 @@
 package resource
 
 import (
-	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -21,7 +20,7 @@ const (
 )
 
 func validateEndpointSlice(f *findings, s, old *discoveryv1.EndpointSlice) {
-	fullMetadata(f, s, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, s, old, true, apivalidation.NameIsDNSSubdomain)
 	oneOf(f, field.NewPath("addressType"), s.AddressType, discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
 	if old != nil {
 		f.immutable(field.NewPath("addressType"), s.AddressType, old.AddressType)

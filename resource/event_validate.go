@@ -49,7 +49,7 @@ func eventBasics(f *findings, e *corev1.Event, reporter string) {
 
 // validateEventsEvent: an event of the new API is written once; only its series changes.
 func validateEventsEvent(f *findings, served, oldServed *eventsv1.Event) {
-	plainMetadata(f, served, oldServed, true, apivalidation.NameIsDNSSubdomain)
+	metadata(f, served, oldServed, true, apivalidation.NameIsDNSSubdomain)
 	e := toCoreEvent(served)
 	eventBasics(f, e, "reportingController")
 	if s := e.Series; s != nil {

@@ -30,7 +30,9 @@ func eventsEvent(core *Kind) *Kind {
 		return fromCoreEvent(e), nil
 	}
 	k.Fields = reading(func(e *eventsv1.Event) fields.Set {
-		return eventFields(toCoreEvent(e), "regarding", "reportingController")
+		set := eventFields(toCoreEvent(e), "regarding", "reportingController")
+		delete(set, "source") // which this version does not select by
+		return set
 	})
 	k.Rules = Rules{Validate: validating(checked(validateEventsEvent))}
 	k.Columns = core.Columns

@@ -135,18 +135,11 @@ func metadata[E any, P object[E]](f *findings, obj, old P, namespaced bool, name
 	}
 }
 
-<<<<<<< HEAD
 // metadataAnew is metadata for the kinds whose updates Kubernetes checks as if they were new objects, too.
 func metadataAnew[E any, P object[E]](f *findings, obj, old P, namespaced bool, nameRule apivalidation.ValidateNameFunc) {
 	metadata(f, obj, old, namespaced, nameRule)
 	if old != nil {
 		f.add(apivalidation.ValidateObjectMetaAccessor(obj, namespaced, nameRule, field.NewPath("metadata"))...)
-=======
-// fullMetadata is metadata for kinds of which an update, too, is looked at as if it were new.
-func fullMetadata[E any, P object[E]](f *findings, obj, old P, namespaced bool, nameRule apivalidation.ValidateNameFunc) {
-	metadata(f, obj, old, namespaced, nameRule)
-	if name := obj.GetGenerateName(); old != nil && name != "" {
-		f.invalid(field.NewPath("metadata", "generateName"), name, nameRule(name, true)...)
 	}
 }
 
@@ -169,7 +162,6 @@ func (f *findings) templateMetadata(m *metav1.ObjectMeta, path *field.Path) {
 		if name != "Annotations" && name != "Labels" && !value.Field(i).IsZero() {
 			f.forbidden(path.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set")
 		}
->>>>>>> 849adb7 (wip pods)
 	}
 }
 

@@ -71,6 +71,13 @@ func (w workload[E, Spec, Status, P]) prepareMain(obj, old P) {
 	if w.prepare != nil {
 		w.prepare(obj, old)
 	}
+	if t := w.template(obj); t != nil {
+		var was *corev1.PodSpec
+		if old != nil && w.template(old) != nil {
+			was = &w.template(old).Spec
+		}
+		dropAlphaPod(&t.Spec, was)
+	}
 	keepStatus(w.spec, w.status)(obj, old)
 	if old != nil && w.changed != nil && w.changed(obj, old) {
 		obj.SetGeneration(old.GetGeneration() + 1)

@@ -78,17 +78,20 @@ func nowhere(*storagebackend.ConfigForResource, string, func(runtime.Object) (st
 
 // begin runs what Kubernetes does before the strategy.
 func (a act) begin(c counterpart, obj, old runtime.Object) error {
-	dry := []string{metav1.DryRunAll}
+	var finish genericregistry.FinishFunc
+	var err error
+	ctx := a.requestContext(&recorder{})
 	switch {
 	case c.store == nil || a.sub != "":
 	case old == nil && c.store.BeginCreate != nil:
-		_, err := c.store.BeginCreate(a.requestContext(&recorder{}), obj, &metav1.CreateOptions{DryRun: dry})
-		return err
+		finish, err = c.store.BeginCreate(ctx, obj, &metav1.CreateOptions{})
 	case old != nil && c.store.BeginUpdate != nil:
-		_, err := c.store.BeginUpdate(a.requestContext(&recorder{}), obj, old, &metav1.UpdateOptions{DryRun: dry})
-		return err
+		finish, err = c.store.BeginUpdate(ctx, obj, old, &metav1.UpdateOptions{})
 	}
-	return nil
+	if finish != nil {
+		finish(ctx, false) // the next act finds everything free again
+	}
+	return err
 }
 
 // ranges assigns on our side, from the same spaces; which values is not compared.
@@ -199,4 +202,38 @@ func child(v any, key string) map[string]any {
 	m, _ := v.(map[string]any)
 	c, _ := m[key].(map[string]any)
 	return c
+}
+
+// now replaces the times of transitions that no sent object has: those of the write.
+func now(object any, sent ...runtime.Object) {
+	given := map[any]bool{}
+	for _, obj := range sent {
+		if obj != nil {
+			times(plain(obj), func(m map[string]any, key string) { given[m[key]] = true })
+		}
+	}
+	times(object, func(m map[string]any, key string) {
+		if !given[m[key]] {
+			m[key] = "now"
+		}
+	})
+}
+
+// times visits the fields that strategies set to the time of the write.
+func times(v any, visit func(m map[string]any, key string)) {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, value := range v {
+			switch key {
+			case "lastTransitionTime", "lastUpdateTime", "timeAdded":
+				visit(v, key)
+			default:
+				times(value, visit)
+			}
+		}
+	case []any:
+		for _, value := range v {
+			times(value, visit)
+		}
+	}
 }

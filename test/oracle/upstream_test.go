@@ -119,12 +119,12 @@ func upstream(r schema.GroupResource) (counterpart, bool) {
 
 func upstreamCore(name string) (counterpart, bool) {
 	c, ok := map[string]counterpart{
-		"configmaps":             {main: configmap.Strategy, attrs: configmap.GetAttrs},
-		"endpoints":              {main: endpoint.Strategy},
-		"events":                 {main: event.Strategy, attrs: event.GetAttrs},
-		"limitranges":            {main: limitrange.Strategy},
-		"namespaces":             {main: namespace.Strategy, sub: subresources{"status": namespace.StatusStrategy, "finalize": namespace.FinalizeStrategy}, attrs: namespace.GetAttrs},
-		"nodes":                  {main: node.Strategy, sub: status(node.StatusStrategy), attrs: node.GetAttrs},
+		"configmaps":  {main: configmap.Strategy, attrs: configmap.GetAttrs},
+		"endpoints":   {main: endpoint.Strategy},
+		"events":      {main: event.Strategy, attrs: event.GetAttrs},
+		"limitranges": {main: limitrange.Strategy},
+		"namespaces":  {main: namespace.Strategy, sub: subresources{"status": namespace.StatusStrategy, "finalize": namespace.FinalizeStrategy}, attrs: namespace.GetAttrs},
+		"nodes":       {main: node.Strategy, sub: status(node.StatusStrategy), attrs: node.GetAttrs},
 		// GetAttrs of volumes and claims have a "name", too, which no request can select by.
 		"persistentvolumes":      {main: persistentvolume.Strategy, sub: status(persistentvolume.StatusStrategy)},
 		"persistentvolumeclaims": {main: persistentvolumeclaim.Strategy, sub: status(persistentvolumeclaim.StatusStrategy)},

@@ -121,6 +121,8 @@ func (c *tally) write(t *testing.T, a act, theirs counterpart, s sample) {
 		return
 	}
 	c.accepted++
+	now(o.object, a.obj, a.old)
+	now(u.object, a.obj, a.old)
 	if a.kind.Resource == "services" {
 		assigned(o.object, a.obj, a.old)
 		assigned(u.object, a.obj, a.old)
