@@ -29,6 +29,7 @@ func deployment() *Kind {
 		prepareStatus:  func(d, old *appsv1.Deployment) { d.Labels = old.Labels },
 		validate:       validateDeployment,
 		validateStatus: validateDeploymentStatus,
+		warn:           warnOwnerName[appsv1.Deployment],
 		columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			text("Ready", "Number of the pod with ready state"),

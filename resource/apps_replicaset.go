@@ -21,6 +21,7 @@ func replicaSet() *Kind {
 		defaults:       func(rs *appsv1.ReplicaSet) { setDefaultPtr(&rs.Spec.Replicas, 1) },
 		validate:       validateReplicaSet,
 		validateStatus: validateReplicaSetStatus,
+		warn:           warnOwnerName[appsv1.ReplicaSet],
 		columns:        replicaColumns(specDoc["replicas"], statusDoc["replicas"], statusDoc["readyReplicas"]),
 		cells: func(rs *appsv1.ReplicaSet, now time.Time) []any {
 			return []any{rs.Name, int64(ptr.Deref(rs.Spec.Replicas, 0)), int64(rs.Status.Replicas), int64(rs.Status.ReadyReplicas),

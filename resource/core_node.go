@@ -47,9 +47,6 @@ func node() *Kind {
 				if old.Status.Config == nil {
 					n.Status.Config = nil
 				}
-				if old.Status.NodeInfo.RunningInUserNamespace == nil {
-					n.Status.NodeInfo.RunningInUserNamespace = nil // alpha
-				}
 			}),
 			Validate: validating(checked(validateNodeStatus)),
 			Warn:     warnNode,
@@ -110,7 +107,7 @@ func warnNode(_ context.Context, obj, _ runtime.Object) []string {
 
 // defaultNode: what a node does not reserve for the system can be given to pods.
 func defaultNode(n *corev1.Node) {
-	if len(n.Status.Allocatable) == 0 && len(n.Status.Capacity) > 0 {
+	if n.Status.Allocatable == nil && len(n.Status.Capacity) > 0 {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 	}
 }

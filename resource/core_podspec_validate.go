@@ -265,7 +265,7 @@ func (v *podSpecValidator) podResource(at *field.Path, name corev1.ResourceName)
 	}
 	switch {
 	case name == corev1.ResourceCPU, name == corev1.ResourceMemory, isHugePages(name):
-	case !strings.Contains(string(name), "/") && !isContainerResource(name) && !isQuotaResource(name):
+	case !strings.Contains(string(name), "/") && !isQuotaResource(name) && name != corev1.ResourceStorage:
 		v.invalid(at, name, "must be a standard resource type or fully qualified")
 	default:
 		v.add(field.NotSupported(at, name, []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceHugePagesPrefix, corev1.ResourceMemory}))

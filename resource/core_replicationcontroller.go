@@ -29,6 +29,7 @@ func replicationController() *Kind {
 		defaults:       defaultReplicationController,
 		validate:       validateReplicationController,
 		validateStatus: validateReplicationControllerStatus,
+		warn:           warnOwnerName[corev1.ReplicationController],
 		columns:        replicaColumns(specDoc["replicas"], statusDoc["replicas"], statusDoc["readyReplicas"]),
 		cells: func(rc *corev1.ReplicationController, now time.Time) []any {
 			return []any{rc.Name, int64(ptr.Deref(rc.Spec.Replicas, 0)), int64(rc.Status.Replicas), int64(rc.Status.ReadyReplicas),

@@ -17,7 +17,9 @@ import (
 // hasClusterIP: "None" counts, a headless service has said what it wants.
 func hasClusterIP(s *corev1.Service) bool { return s.Spec.Type != corev1.ServiceTypeExternalName }
 
-func headless(s *corev1.Service) bool { return s.Spec.ClusterIP == corev1.ClusterIPNone }
+func headless(s *corev1.Service) bool {
+	return len(s.Spec.ClusterIPs) == 1 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone
+}
 
 // hasNodePorts says whether the service's type can have node ports; wantsNodePorts whether it gets those it lacks.
 func hasNodePorts(s *corev1.Service) bool {
@@ -207,7 +209,7 @@ func samePreferred(s, old *corev1.Service) bool {
 // assignFamilies sets the policy and the IP families that the user left out, and refuses what the cluster does not have.
 func assignFamilies(s, old *corev1.Service) error {
 	spec, path := &s.Spec, field.NewPath("spec")
-	withoutPods := headless(s) && len(spec.Selector) == 0
+	withoutPods := spec.ClusterIP == corev1.ClusterIPNone && len(spec.Selector) == 0
 	if spec.IPFamilyPolicy == nil {
 		policy := corev1.IPFamilyPolicySingleStack
 		switch {

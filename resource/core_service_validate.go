@@ -168,7 +168,7 @@ func matchFamilies(f *findings, spec *corev1.ServiceSpec, at *field.Path) {
 			f.invalid(at, spec.ClusterIPs, "may specify no more than one IP for each IP family")
 		}
 	}
-	if spec.ClusterIP == corev1.ClusterIPNone {
+	if len(spec.ClusterIPs) == 1 && spec.ClusterIPs[0] == corev1.ClusterIPNone {
 		return
 	}
 	for i, ip := range spec.ClusterIPs[:min(len(spec.ClusterIPs), len(spec.IPFamilies))] {

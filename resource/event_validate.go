@@ -13,7 +13,9 @@ import (
 
 // validateCoreEvent: old writers leave eventTime out and are let through; the new fields come with their rules.
 func validateCoreEvent(f *findings, e, old *corev1.Event) {
-	plainMetadata(f, e, old, true, apivalidation.NameIsDNSSubdomain)
+	if old != nil {
+		plainMetadata(f, e, old, true, apivalidation.NameIsDNSSubdomain)
+	}
 	eventBasics(f, e, "reportingComponent")
 }
 

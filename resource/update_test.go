@@ -226,7 +226,7 @@ func TestServiceUpdates(t *testing.T) {
 		"another address": {change: func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "10.43.0.200", []string{"10.43.0.200"} },
 			refuse: "spec.clusterIPs[0]: Invalid value: [\"10.43.0.200\"]: may not change once set"},
 		"outside the network": {change: func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "10.9.0.1", []string{"10.9.0.1"} },
-			refuse: "failed to allocate IP 10.9.0.1: the provided IP is not in the valid range"},
+			refuse: "may not change once set"},
 		"node port out of range": {change: func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 80 },
 			refuse: "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"},
 		"inside only": {change: func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP },

@@ -143,10 +143,10 @@ func metadataAnew[E any, P object[E]](f *findings, obj, old P, namespaced bool, 
 	}
 }
 
-// plainMetadata is metadata for kinds of which an update may keep finalizers without a domain.
+// plainMetadata is metadata for kinds whose finalizers need no domain.
 func plainMetadata[E any, P object[E]](f *findings, obj, old P, namespaced bool, nameRule apivalidation.ValidateNameFunc) {
 	if old == nil {
-		metadata(f, obj, old, namespaced, nameRule)
+		f.add(apivalidation.ValidateObjectMetaAccessor(obj, namespaced, nameRule, field.NewPath("metadata"))...)
 		return
 	}
 	f.add(apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))...)

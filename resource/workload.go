@@ -2,11 +2,13 @@ package resource
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -118,3 +120,11 @@ func replicaColumns(desired, current, ready string) []metav1.TableColumnDefiniti
 
 // specTemplate is where the template is in most workloads.
 func specTemplate() *field.Path { return field.NewPath("spec", "template") }
+
+// warnOwnerName warns of the name of a new object that its pods' names, and so their hostnames, begin with.
+func warnOwnerName[E any, P object[E]](obj, old P) []string {
+	if msgs := validation.IsDNS1123Label(obj.GetName()); old == nil && len(msgs) > 0 {
+		return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
+	}
+	return nil
+}

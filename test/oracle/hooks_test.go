@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/storage"
@@ -81,6 +83,9 @@ func (a act) begin(c counterpart, obj, old runtime.Object) error {
 	var finish genericregistry.FinishFunc
 	var err error
 	ctx := a.requestContext(&recorder{})
+	if m, _ := meta.Accessor(obj); m.GetNamespace() != request.NamespaceValue(ctx) {
+		return nil // the handlers would have refused it already
+	}
 	switch {
 	case c.store == nil || a.sub != "":
 	case old == nil && c.store.BeginCreate != nil:

@@ -30,6 +30,8 @@ func TestTable(t *testing.T) {
 		for _, s := range slices.Concat(corpus(t, k), printed(t, k), golden(t, k), generated(t, k)) {
 			if kept := stored(t, k, s); kept != nil {
 				s = *kept
+			} else if s.doc["stringData"] != nil {
+				continue // is never kept
 			}
 			obj, err := internal(s.obj)
 			if err != nil {
