@@ -41,7 +41,11 @@ func (v *podSpecValidator) initContainers(path *field.Path) {
 	for i := range v.spec.InitContainers {
 		c, at := &v.spec.InitContainers[i], path.Index(i)
 		v.container(c, at)
-		v.containerRestart(c, at)
+		if c.RestartPolicy != nil {
+			v.containerRestart(c, at)
+		} else if len(c.RestartPolicyRules) > 0 {
+			v.required(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
+		}
 		if c.Name != "" && names.again(c.Name) {
 			v.add(field.Duplicate(at.Child("name"), c.Name))
 		}
