@@ -156,6 +156,7 @@ func controllers(c Config) ([]Controller, error) {
 		newNamespaces(f, c.Client, c.Metadata, c.Resources),
 		newServiceAccounts(f, c.Client),
 		newRootCA(f, c.Client, c.RootCA),
+		newRoleAggregation(f, c.Client),
 		newCSRs(f, c.Client, c.Certificates),
 		newAccountTokens(f, c.Client, c.AccountToken, c.RootCA),
 		newBootstrapTokens(f, c.Client),
