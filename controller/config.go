@@ -144,7 +144,7 @@ func Run(ctx context.Context, c Config) error {
 func controllers(c Config) ([]Controller, error) {
 	f := c.Informers
 	pods := f.Core().V1().Pods().Informer()
-	gc, err := newGarbageCollector(c.Resources, c.Informer, c.Metadata, c.Recorder)
+	gc, err := newGarbageCollector(c.Resources, c.Informer, c.Metadata, c.Snapshot, c.Recorder)
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,7 @@ type garbageCollector struct {
 	kinds    map[schema.GroupVersionResource]*collectedKind
 	byKind   map[schema.GroupKind]*collectedKind
 	metadata metadata.Interface
+	snapshot func() Snapshot
 	events   record.EventRecorder
 }
 
@@ -71,10 +72,10 @@ func collected(kinds []*resource.Kind) []*resource.Kind {
 }
 
 func newGarbageCollector(kinds []*resource.Kind, informer func(schema.GroupVersionResource) (cache.SharedIndexInformer, error),
-	meta metadata.Interface, events record.EventRecorder) (Controller, error) {
+	meta metadata.Interface, snapshot func() Snapshot, events record.EventRecorder) (Controller, error) {
 	c := &garbageCollector{
 		kinds: map[schema.GroupVersionResource]*collectedKind{}, byKind: map[schema.GroupKind]*collectedKind{},
-		metadata: meta, events: events,
+		metadata: meta, snapshot: snapshot, events: events,
 	}
 	out := Controller{Name: "garbage-collector", Workers: gcWorkers, Reconcile: c.reconcile}
 	for _, row := range collected(kinds) {

@@ -69,33 +69,24 @@ func (c *garbageCollector) finishForeground(ctx context.Context, k *collectedKin
 // ahead of those of its dependents, most of all just after this master began to lead; an owner that went too early would
 // take with it what should have been orphaned.
 func (c *garbageCollector) liveDependents(ctx context.Context, of *collectedKind, o metav1.Object) ([]dependent, error) {
-	type scan struct {
-		kind  *collectedKind
-		found []dependent
-	}
-	var scans []*scan
+	var out []dependent
+	state := c.snapshot()
 	for _, k := range c.kinds {
-		if k.Namespaced || !of.Namespaced { // an owner with a namespace owns only what is in it
-			scans = append(scans, &scan{kind: k})
+		if of.Namespaced && !k.Namespaced {
+			continue // an owner with a namespace owns only what is in it
 		}
-	}
-	err := inParallel(scans, func(s *scan) error {
-		list, err := c.metadata.Resource(s.kind.GroupVersionResource).Namespace(o.GetNamespace()).List(ctx, metav1.ListOptions{})
+		objects, err := state.List(ctx, k.GroupResource(), o.GetNamespace())
 		if err != nil {
-			return fmt.Errorf("look for dependents among %s: %w", s.kind.GroupResource(), err)
+			return nil, fmt.Errorf("look for dependents among %s: %w", k.GroupResource(), err)
 		}
-		for i := range list.Items {
-			if slices.ContainsFunc(list.Items[i].OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == o.GetUID() }) {
-				s.found = append(s.found, dependent{s.kind, &list.Items[i]})
+		for _, obj := range objects {
+			d, ok := obj.(metav1.Object)
+			if ok && slices.ContainsFunc(d.GetOwnerReferences(), func(ref metav1.OwnerReference) bool { return ref.UID == o.GetUID() }) {
+				out = append(out, dependent{k, d})
 			}
 		}
-		return nil
-	})
-	var out []dependent
-	for _, s := range scans {
-		out = append(out, s.found...)
 	}
-	return out, err
+	return out, nil
 }
 
 // owners sorts an object's owner references by what they are good for.
