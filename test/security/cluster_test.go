@@ -42,7 +42,9 @@ type cluster struct {
 	t         *testing.T
 	authority *pki.Authority
 	addr      string
+	srv       *apitest.Server
 	admin     kubernetes.Interface // in process
+	joins     *join.Server
 	tokens    *join.Tokens
 	tunnels   *tunnel.Registry
 	log       *logBuffer
@@ -83,17 +85,17 @@ func newCluster(t *testing.T) *cluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		joins := join.New(join.Config{Authority: c.authority, Reader: reader, Log: log,
+		c.joins = join.New(join.Config{Authority: c.authority, Reader: reader, Log: log,
 			Client:    func() kubernetes.Interface { return c.admin },
 			Members:   func() []enroll.Member { return []enroll.Member{{ID: "m1", Addr: c.addr}} },
 			AddMember: func(context.Context, string, string) error { return nil },
 		})
-		c.tokens = joins.Tokens
+		c.tokens = c.joins.Tokens
 		cfg.Authenticator, cfg.Authorizer = authn, auth.NewAuthorizer(auth.AuthorizerConfig{Feed: reader})
-		cfg.Admission = admission.New(admission.Config{Reader: reader, NodeRegistered: joins.NodeRegistered})
-		cfg.Dialer, cfg.Tokens, cfg.Public, cfg.Extra, cfg.Log = c.tunnels, authn.Tokens, joins.Public(), joins.Extra(), log
+		cfg.Admission = admission.New(admission.Config{Reader: reader, Authorizer: cfg.Authorizer, NodeRegistered: c.joins.NodeRegistered})
+		cfg.Dialer, cfg.Tokens, cfg.Public, cfg.Extra, cfg.Log = c.tunnels, authn.Tokens, c.joins.Public(), c.joins.Extra(), log
 	})
-	c.admin = srv.Client
+	c.srv, c.admin = srv, srv.Client
 	c.serve(srv.Handler(), authn, log)
 	c.furnish()
 	return c
@@ -110,7 +112,7 @@ func (c *cluster) serve(h http.Handler, authn *auth.Authenticator, log *slog.Log
 		c.t.Fatal(err)
 	}
 	c.addr = ln.Addr().String()
-	port := &pki.Port{Trust: c.authority.Trust, Cert: cert, HTTP: h, Log: log,
+	port := &pki.Port{Trust: c.authority.Trust, FrontProxies: c.authority.FrontProxy(), Cert: cert, HTTP: h, Log: log,
 		Raft: func(conn *tls.Conn, peer pki.Peer) { fmt.Fprintln(conn, "raft with", peer.Name) },
 		Agent: func(conn *tls.Conn, peer pki.Peer) {
 			if node, ok := peer.Node(); ok && authn.Nodes.Check(context.Background(), peer) == nil {
