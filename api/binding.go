@@ -140,17 +140,7 @@ func mayBind(pod *corev1.Pod, b *corev1.Binding) error {
 	return nil
 }
 
-// setScheduled sets the PodScheduled condition.
+// setScheduled says that the pod has a node.
 func setScheduled(pod *corev1.Pod) {
-	want := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: now(), ObservedGeneration: pod.Generation}
-	for i := range pod.Status.Conditions {
-		if c := &pod.Status.Conditions[i]; c.Type == corev1.PodScheduled {
-			if c.Status == want.Status {
-				want.LastTransitionTime = c.LastTransitionTime
-			}
-			*c = want
-			return
-		}
-	}
-	pod.Status.Conditions = append(pod.Status.Conditions, want)
+	setPodCondition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation})
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	jsonv2 "github.com/go-json-experiment/json"
+	policyv1 "k8s.io/api/policy/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -167,11 +169,25 @@ func (d *defaultingDecoder) Decode(data []byte, defaults *schema.GroupVersionKin
 	if obj == nil || (err != nil && !runtime.IsStrictDecodingError(err)) {
 		return obj, gvk, err
 	}
-	if into != nil && obj != into {
+	if into != nil && obj != into && !olderEviction(obj, into) {
 		return nil, gvk, fmt.Errorf("converting (%T) to (%T): unknown conversion", obj, into)
+	}
+	if into != nil {
+		obj = into
 	}
 	d.defaulter.Default(obj)
 	return obj, gvk, err
+}
+
+// olderEviction takes over an eviction as clients sent it before v1.22; false: obj is something else.
+func olderEviction(obj, into runtime.Object) bool {
+	old, ok := obj.(*policyv1beta1.Eviction)
+	e, wanted := into.(*policyv1.Eviction)
+	if !ok || !wanted {
+		return false
+	}
+	e.ObjectMeta, e.DeleteOptions = old.ObjectMeta, old.DeleteOptions
+	return true
 }
 
 // rowDefaulter applies the defaults of one row.
@@ -188,7 +204,7 @@ type noDefaults struct{}
 
 func (noDefaults) Default(runtime.Object) {}
 
-// convertor converts within one version only and knows the row's selectable fields.
+// convertor converts between versions that are stored as one, and knows the row's selectable fields.
 type convertor struct {
 	runtime.ObjectConvertor
 	known map[string]bool
@@ -205,6 +221,30 @@ func newConvertor(k *resource.Kind) convertor {
 		}
 	}
 	return convertor{ObjectConvertor: runtime.UnsafeObjectConvertor(resource.Scheme), known: known}
+}
+
+// ConvertToVersion goes by way of the stored version.
+func (c convertor) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	from, err := kindOf(in)
+	if err != nil {
+		return c.ObjectConvertor.ConvertToVersion(in, target)
+	}
+	to, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{from})
+	a, b := resource.LookupKind(from), resource.LookupKind(to)
+	if !ok || a == b || a == nil || b == nil || a.Storage() != b.Storage() {
+		return c.ObjectConvertor.ConvertToVersion(in, target)
+	}
+	if a.ToStored != nil {
+		if in, err = a.ToStored(in); err != nil {
+			return nil, fmt.Errorf("converting %s to %s: %w", from, to, err)
+		}
+	}
+	if b.FromStored != nil {
+		if in, err = b.FromStored(in); err != nil {
+			return nil, fmt.Errorf("converting %s to %s: %w", from, to, err)
+		}
+	}
+	return in, nil
 }
 
 func (c convertor) ConvertFieldLabel(gvk schema.GroupVersionKind, label, value string) (string, string, error) {

@@ -29,6 +29,8 @@ func (s *Server) specialSub(e *endpoint, sub *resource.Subresource) map[string]h
 		return s.scaleHandlers(e)
 	case "binding":
 		return s.postHandler(e, sub, &bindingStore{pods: e.store})
+	case "eviction":
+		return s.postHandler(e, sub, newEvictionStore(s))
 	case "token":
 		return s.postHandler(e, sub, &tokenStore{s: s})
 	}
