@@ -9,23 +9,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-)
 
-// systemClasses are the priority classes that every cluster has, with Kubernetes' values and descriptions.
-func systemClasses() []*schedulingv1.PriorityClass {
-	return []*schedulingv1.PriorityClass{
-		{ObjectMeta: metav1.ObjectMeta{Name: "system-node-critical"}, Value: 2000001000,
-			Description: "Used for system critical pods that must not be moved from their current node."},
-		{ObjectMeta: metav1.ObjectMeta{Name: "system-cluster-critical"}, Value: 2000000000,
-			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."},
-	}
-}
+	"mgr/resource"
+)
 
 // newPriorityClasses keeps the priority classes that every cluster has.
 func newPriorityClasses(f informers.SharedInformerFactory, client kubernetes.Interface) Controller {
 	classes := f.Scheduling().V1().PriorityClasses()
 	want, start := map[string]*schedulingv1.PriorityClass{}, []string{}
-	for _, c := range systemClasses() {
+	for _, c := range resource.SystemPriorityClasses() {
 		want[c.Name] = c
 		start = append(start, c.Name)
 	}
