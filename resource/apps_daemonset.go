@@ -53,17 +53,23 @@ func defaultDaemonSet(ds *appsv1.DaemonSet) {
 	if strategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 		setDefaultPtr(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
 		setDefaultPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+	}
+	if strategy.RollingUpdate != nil {
+		setDefaultPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(0))
 		setDefaultPtr(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
 	}
 	setDefaultPtr(&ds.Spec.RevisionHistoryLimit, 10)
 }
 
 // countTemplates keeps the number of templates the set has had in an annotation, where apps/v1 shows what was a field
-// before it. Users cannot set it but on create.
+// before it. Users cannot set it but on create; what is no number stays for validation to refuse.
 func countTemplates(ds, old *appsv1.DaemonSet) {
-	n := max(templateCount(ds), 1)
-	if old != nil {
-		n = templateCount(old)
+	n, err := templateCount(ds)
+	if err != nil {
+		return
+	}
+	if n = max(n, 1); old != nil {
+		n, _ = templateCount(old)
 		if !apiequality.Semantic.DeepEqual(ds.Spec.Template, old.Spec.Template) {
 			n++
 		}
@@ -71,14 +77,21 @@ func countTemplates(ds, old *appsv1.DaemonSet) {
 	setTemplateCount(ds, n)
 }
 
-func keepTemplateCount(ds, old *appsv1.DaemonSet) { setTemplateCount(ds, templateCount(old)) }
-
-func templateCount(ds *appsv1.DaemonSet) int64 {
-	n, err := strconv.ParseInt(ds.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
-	if err != nil {
-		return 0
+func keepTemplateCount(ds, old *appsv1.DaemonSet) {
+	if _, err := templateCount(ds); err != nil {
+		return
 	}
-	return n
+	n, _ := templateCount(old)
+	setTemplateCount(ds, n)
+}
+
+// templateCount is 0 for a set that has no annotation yet.
+func templateCount(ds *appsv1.DaemonSet) (int64, error) {
+	text, noted := ds.Annotations[appsv1.DeprecatedTemplateGeneration]
+	if !noted {
+		return 0, nil
+	}
+	return strconv.ParseInt(text, 10, 64)
 }
 
 func setTemplateCount(ds *appsv1.DaemonSet, n int64) {

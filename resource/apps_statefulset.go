@@ -21,6 +21,7 @@ func statefulSet() *Kind {
 		template:       func(s *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &s.Spec.Template },
 		at:             specTemplate(),
 		defaults:       defaultStatefulSet,
+		prepare:        nameClaims,
 		validate:       validateStatefulSet,
 		validateStatus: validateStatefulSetStatus,
 		warn:           warnStatefulSet,
@@ -52,10 +53,15 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 	setDefaultPtr(&spec.RevisionHistoryLimit, 10)
 	for i := range spec.VolumeClaimTemplates {
 		claim := &spec.VolumeClaimTemplates[i]
-		// Clients have always read back the type of these, though they are no objects yet.
-		claim.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"))
 		setDefault(&claim.Status.Phase, corev1.ClaimPending)
 		defaultClaimSpec(&claim.Spec)
+	}
+}
+
+// nameClaims: clients have always read back the type of a set's claims, though these are no objects yet.
+func nameClaims(s, _ *appsv1.StatefulSet) {
+	for i := range s.Spec.VolumeClaimTemplates {
+		s.Spec.VolumeClaimTemplates[i].SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"))
 	}
 }
 

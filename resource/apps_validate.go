@@ -12,10 +12,11 @@ import (
 )
 
 func validateControllerRevision(f *findings, r, old *appsv1.ControllerRevision) {
-	metadata(f, r, old, true, apivalidation.NameIsDNSSubdomain)
+	metadata(f, r, nil, true, apivalidation.NameIsDNSSubdomain)
 	f.nonNegative(field.NewPath("revision"), r.Revision)
 	at := field.NewPath("data")
 	if old != nil {
+		metadata(f, r, old, true, apivalidation.NameIsDNSSubdomain)
 		f.immutable(at, r.Data, old.Data)
 		return
 	}
@@ -35,6 +36,7 @@ func validateControllerRevision(f *findings, r, old *appsv1.ControllerRevision) 
 
 func validateDaemonSet(f *findings, ds, old *appsv1.DaemonSet) {
 	metadata(f, ds, old, true, apivalidation.NameIsDNSSubdomain)
+	readableTemplateCount(f, ds)
 	path, spec := field.NewPath("spec"), &ds.Spec
 	at, template := path.Child("selector"), path.Child("template")
 	f.ratchetedSelector(at, spec.Selector, old != nil && badSelector(old.Spec.Selector))
@@ -49,6 +51,14 @@ func validateDaemonSet(f *findings, ds, old *appsv1.DaemonSet) {
 	f.nonNegative(path.Child("revisionHistoryLimit"), int64(ptr.Deref(spec.RevisionHistoryLimit, 0)))
 	if old != nil {
 		f.immutable(at, spec.Selector, old.Spec.Selector)
+	}
+}
+
+// readableTemplateCount; see countTemplates.
+func readableTemplateCount(f *findings, ds *appsv1.DaemonSet) {
+	if _, err := templateCount(ds); err != nil {
+		f.invalid(field.NewPath("metadata", "annotations").Key(appsv1.DeprecatedTemplateGeneration),
+			ds.Annotations[appsv1.DeprecatedTemplateGeneration], err.Error())
 	}
 }
 
@@ -84,6 +94,7 @@ func daemonSetStrategy(f *findings, s *appsv1.DaemonSetUpdateStrategy, path *fie
 
 func validateDaemonSetStatus(f *findings, ds, old *appsv1.DaemonSet) {
 	metadata(f, ds, old, true, apivalidation.NameIsDNSSubdomain)
+	readableTemplateCount(f, ds)
 	path, s := field.NewPath("status"), &ds.Status
 	for _, n := range []struct {
 		name  string

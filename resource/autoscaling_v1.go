@@ -40,7 +40,9 @@ func horizontalPodAutoscalerV1(stored *Kind) *Kind {
 		if !ok {
 			return nil, fmt.Errorf("convert to autoscaling/v2: got %T", served)
 		}
-		return hpaToV2(a), nil
+		out := hpaToV2(a)
+		defaultHPA(out)
+		return out, nil
 	}
 	k.FromStored = func(stored runtime.Object) (runtime.Object, error) {
 		a, ok := stored.(*autoscalingv2.HorizontalPodAutoscaler)
@@ -82,7 +84,7 @@ func hpaV1Rules(v2 Rules) Rules {
 	}
 }
 
-// hpaToV2 reads the annotations; one that cannot be read is as if it were not there.
+// hpaToV2 reads the annotations; one that cannot be read is as if it were not there. v2's other defaults come when it is stored.
 func hpaToV2(a *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.HorizontalPodAutoscaler {
 	a = a.DeepCopy()
 	out := &autoscalingv2.HorizontalPodAutoscaler{
@@ -115,7 +117,9 @@ func hpaToV2(a *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.Horizontal
 	}
 	hpaStatusToV2(a, &out.Status)
 	dropHPAAnnotations(&out.ObjectMeta)
-	defaultHPA(out)
+	if len(out.Spec.Metrics) == 0 {
+		out.Spec.Metrics = []autoscalingv2.MetricSpec{cpuMetric(defaultCPUUtilization)}
+	}
 	return out
 }
 

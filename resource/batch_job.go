@@ -79,9 +79,8 @@ func defaultJob(j *batchv1.Job) {
 	}
 	setDefaultPtr(&spec.PodReplacementPolicy, batchv1.TerminatingOrFailed)
 	defaultFailurePolicy(spec)
-	// The map is shared on purpose: the labels that generateSelector adds to the template show on the job as well.
-	if len(j.Labels) == 0 && spec.Template.Labels != nil {
-		j.Labels = spec.Template.Labels
+	if len(j.Labels) == 0 {
+		j.Labels = maps.Clone(spec.Template.Labels)
 	}
 }
 

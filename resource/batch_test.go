@@ -33,6 +33,7 @@ func TestJobUpdates(t *testing.T) {
 		"smaller":          {patch: `{spec: {completions: 2, parallelism: 2}}`, grows: true},
 		"completions only": {patch: `{spec: {completions: 2}}`, refuse: `spec.completions: Invalid value: 2: can only be modified in tandem with spec.parallelism`},
 		"per index":        {patch: `{spec: {backoffLimitPerIndex: 2}}`, refuse: `spec.backoffLimitPerIndex: Invalid value: 2: field is immutable`},
+		"has a policy":     {was: `{spec: {successPolicy: {rules: [{succeededIndexes: "0,2-3", succeededCount: 2}]}}}`, patch: `{spec: {suspend: true}}`, grows: true},
 		"success":          {patch: `{spec: {successPolicy: {rules: [{succeededCount: 1}]}}}`, refuse: `spec.successPolicy: Invalid value: {"rules":[{"succeededCount":1}]}: field is immutable`},
 	})
 }

@@ -8,7 +8,11 @@ import (
 )
 
 func validateRuntimeClass(f *findings, c, old *nodev1.RuntimeClass) {
-	metadata(f, c, old, false, apivalidation.NameIsDNSSubdomain)
+	meta := field.NewPath("metadata")
+	f.add(apivalidation.ValidateObjectMetaAccessor(c, false, apivalidation.NameIsDNSSubdomain, meta)...)
+	if old != nil {
+		f.add(apivalidation.ValidateObjectMetaAccessorUpdate(c, old, meta)...)
+	}
 	// The handler's rules are declared. The others are those of pods, into which these fields go.
 	v := podSpecValidator{spec: &corev1.PodSpec{}}
 	if c.Overhead != nil {

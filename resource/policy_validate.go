@@ -2,13 +2,12 @@ package resource
 
 import (
 	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func validatePodDisruptionBudget(f *findings, b, old *policyv1.PodDisruptionBudget) {
-	metadata(f, b, old, true, path.ValidatePathSegmentName)
+	// Its metadata is held to what the API server asks of all objects, and to nothing else.
 	at, spec := field.NewPath("spec"), &b.Spec
 	if spec.MinAvailable != nil && spec.MaxUnavailable != nil {
 		f.invalid(at, *spec, "minAvailable and maxUnavailable cannot be both set")
@@ -23,8 +22,7 @@ func validatePodDisruptionBudget(f *findings, b, old *policyv1.PodDisruptionBudg
 	optionalOneOf(f, at.Child("unhealthyPodEvictionPolicy"), spec.UnhealthyPodEvictionPolicy, policyv1.AlwaysAllow, policyv1.IfHealthyBudget)
 }
 
-func validatePodDisruptionBudgetStatus(f *findings, b, old *policyv1.PodDisruptionBudget) {
-	metadata(f, b, old, true, path.ValidatePathSegmentName)
+func validatePodDisruptionBudgetStatus(f *findings, b, _ *policyv1.PodDisruptionBudget) {
 	at, s := field.NewPath("status"), &b.Status
 	f.add(metav1validation.ValidateConditions(s.Conditions, at.Child("conditions"))...)
 	f.nonNegative(at.Child("disruptionsAllowed"), int64(s.DisruptionsAllowed))

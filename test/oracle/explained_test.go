@@ -14,8 +14,9 @@ var explained = []struct{ kinds, difference, reason string }{
 	{"nodes", `not equal: create spec\.podCIDRs?`, "A node is given its share of the pod network when it is created, not by a controller later."},
 	{"services", `ours only: (create|update) spec\.(healthCheckNodePort FieldValueInvalid|ports\[\]\.nodePort FieldValueDuplicate)`, refusedPort},
 	{"services", `(upstream only: (create|update) *|not equal: (create|update) fails)`, refusedPort},
-	{"statefulsets.apps", `not equal: default spec\.volumeClaimTemplates\[\]\.(apiVersion|kind)`,
-		"Claims in a StatefulSet get their type with the other defaults; Kubernetes adds it when it writes the object."},
+	{"horizontalpodautoscalers.*", `not equal: table cell Targets`, "A metric of which there is no value yet is `<unknown>` in the column TARGETS, never `<nil>`."},
+	{"runtimeclasses.node.k8s.io", `not equal: table column Handler`, "The column HANDLER of runtime classes has a description."},
+	{"daemonsets.apps", `not equal: (create|update|update status|table) fails`, "A DaemonSet whose template generation, an annotation, is no number is refused with 422 and its field; Kubernetes answers 400."},
 }
 
 const refusedPort = "A node port of a service that is out of range, or given twice in an update, is refused with 422 and its field; Kubernetes answers 500."
