@@ -115,6 +115,13 @@ func (s *Server) bindOp(q Quorum, namespace, name string, b *corev1.Binding) (fs
 	for k, v := range b.Labels {
 		metav1.SetMetaDataLabel(&pod.ObjectMeta, k, v)
 	}
+	if n := q.FSM().State().Get(fsm.Key{Resource: "nodes", Name: b.Target.Name}); n != nil {
+		if d, err := decodedOf(resource.Storage("nodes"), n); err == nil {
+			if node, ok := d.obj.(*corev1.Node); ok {
+				resource.CopyTopology(pod, node)
+			}
+		}
+	}
 	setScheduled(pod)
 	op := fsm.Op{Verb: fsm.Update, Key: o.Key, UID: o.UID, If: fsm.Precondition{Revision: o.Revision}, Form: form{podRow(), pod}}
 	if op.Data, op.RevisionAt, err = encode(pod); err != nil {

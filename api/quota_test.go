@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -149,9 +150,13 @@ type slow struct {
 	*api.Bare
 	commands atomic.Int64
 	gate     chan struct{}
+	arrived  chan struct{} // nil: nobody wants to know
 }
 
 func (q *slow) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
+	if q.arrived != nil {
+		q.arrived <- struct{}{}
+	}
 	<-q.gate
 	q.commands.Add(1)
 	return q.Bare.Propose(ctx, cmd)
@@ -240,4 +245,73 @@ func (q *meddler) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, err
 		f()
 	}
 	return q.Bare.Propose(ctx, cmd)
+}
+
+// TestWhoWaitsForAQuotaCanGiveUp has one write on its way and one behind it whose client leaves.
+func TestWhoWaitsForAQuotaCanGiveUp(t *testing.T) {
+	q := &slow{gate: make(chan struct{}, 100)}
+	for range 10 {
+		q.gate <- struct{}{}
+	}
+	s := withQuota(t, "count/configmaps=9", func(c *api.Config) {
+		q.Bare = c.Quorum.(*api.Bare)
+		c.Quorum = q
+	})
+	for len(q.gate) > 0 {
+		<-q.gate // shut it
+	}
+	q.arrived = make(chan struct{}, 100)
+	configs := s.Client.CoreV1().ConfigMaps("default")
+	var first sync.WaitGroup
+	first.Go(func() {
+		_, err := configs.Create(context.Background(), configMap("first", nil), metav1.CreateOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-q.arrived // it has the turn
+	leave, gone := context.WithCancel(context.Background())
+	var second sync.WaitGroup
+	second.Go(func() {
+		if _, err := configs.Create(leave, configMap("second", nil), metav1.CreateOptions{}); err == nil {
+			t.Error("who left was told of success")
+		}
+	})
+	gone()
+	second.Wait()
+	q.gate <- struct{}{}
+	q.gate <- struct{}{} // would let the second through
+	first.Wait()
+	_, err := configs.Get(context.Background(), "first", metav1.GetOptions{})
+	must(t, err)
+	if got := used(t, s, "count/configmaps"); got != "1" {
+		t.Errorf("%s are counted", got)
+	}
+}
+
+// BenchmarkCreatePodWithQuota is to be compared with BenchmarkCreatePod; writers share commands.
+func BenchmarkCreatePodWithQuota(b *testing.B) {
+	for _, hard := range []string{"", "pods=100M requests.cpu=100M"} {
+		b.Run("quota:"+hard, func(b *testing.B) {
+			s := withQuota(b, hard)
+			var n atomic.Int64
+			b.SetParallelism(32)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					p := pod(fmt.Sprint("pod-", n.Add(1)))
+					p.Spec.Containers[0].Resources.Requests = amounts("cpu=1m")
+					p.Kind, p.APIVersion = "Pod", "v1"
+					data, err := json.Marshal(p)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					if w := call(b, s, "POST", benchPods, data); w.code != 201 {
+						b.Errorf("create: %d", w.code)
+						return
+					}
+				}
+			})
+		})
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -281,6 +282,20 @@ func TestNewNodesTakeNoPodsUntilReady(t *testing.T) {
 	}
 	if !slices.Equal(n.Spec.Taints, []corev1.Taint{{Key: "node.kubernetes.io/not-ready", Effect: corev1.TaintEffectNoSchedule}}) {
 		t.Errorf("taints are %+v", n.Spec.Taints)
+	}
+}
+
+func TestPodsOnANodeKnowItsZone(t *testing.T) {
+	w := newWorld()
+	w.reader.Put("nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{
+		corev1.LabelTopologyZone: "z", corev1.LabelHostname: "h"}}})
+	for node, want := range map[string]string{"n1": "map[a:b topology.kubernetes.io/zone:z]", "ghost": "map[a:b topology.kubernetes.io/zone:mine]"} {
+		p := pod(func(p *corev1.Pod) {
+			p.Spec.NodeName, p.Labels = node, map[string]string{"a": "b", corev1.LabelTopologyZone: "mine"}
+		})
+		if err := w.createPod(p); err != nil || fmt.Sprint(p.Labels) != want {
+			t.Errorf("on %s: %v, %v, want %s", node, p.Labels, err, want)
+		}
 	}
 }
 

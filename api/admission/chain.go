@@ -77,6 +77,8 @@ func New(c Config) admission.Interface {
 		&certificateSigning{on(admission.Update), c.Authorizer},
 		&certificateSubjectRestriction{on(admission.Create)},
 		&defaultIngressClass{on(admission.Create), c.Reader},
+		// Last of those that change something; nothing looks at these labels.
+		&podTopology{on(admission.Create), c.Reader},
 		// After all others: nothing is counted that is refused.
 		&resourceQuota{write(), c.Reader, quota.New(nil, time.Now)},
 	)
