@@ -11,6 +11,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apiserver/pkg/audit"
@@ -166,7 +167,7 @@ func (s *Server) authorize(h http.Handler) http.Handler {
 			s.fail(w, r, apierrors.NewInternalError(err))
 			return
 		}
-		attrs = auth.Streaming(attrs)
+		attrs = auth.Streaming(attrs, httpstream.IsUpgradeRequest(r))
 		decision, reason, err := s.cfg.Authorizer.Authorize(r.Context(), attrs)
 		switch {
 		case decision == authorizer.DecisionAllow:

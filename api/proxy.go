@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -146,6 +147,10 @@ func (s *Server) proxied(w http.ResponseWriter, r *http.Request, what string, re
 		s.fail(w, r, err)
 		return
 	}
+	if !proxyable(to.ip) {
+		s.fail(w, r, apierrors.NewBadRequest("address not allowed"))
+		return
+	}
 	prefix, rest := splitProxyPath(r)
 	if rest == "" {
 		redirectToSlash(w, r)
@@ -153,6 +158,13 @@ func (s *Server) proxied(w http.ResponseWriter, r *http.Request, what string, re
 	}
 	host := net.JoinHostPort(to.ip, to.port)
 	s.toNode(w, r, to.node, "/podProxy/"+host+rest, r.URL.Query(), &proxy.Transport{Scheme: schemeOf(r), Host: r.Host, PathPrepend: prefix})
+}
+
+// proxyable says whether an address may be a pod's: not one of the node itself, nor of the cloud's metadata service
+// (CVE-2020-8555).
+func proxyable(address string) bool {
+	ip, err := netip.ParseAddr(address)
+	return err == nil && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() && !ip.IsMulticast() && !ip.IsUnspecified()
 }
 
 // serveNodeProxy proxies to any path of a node's agent: nodes/name/proxy/path.

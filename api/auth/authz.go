@@ -122,13 +122,23 @@ func nodeOf(u user.Info) (string, bool) {
 var streamingSubresources = []string{"exec", "attach", "portforward"}
 
 // Streaming makes a WebSocket's GET need what the same act by POST needs: create. Otherwise a reader of pods/exec could
-// run commands (KEP-4006). It is for requests; a review is answered as asked.
-func Streaming(a authorizer.Attributes) authorizer.Attributes {
-	if a.GetVerb() != "get" || !a.IsResourceRequest() || a.GetAPIGroup() != "" || a.GetResource() != "pods" ||
-		!slices.Contains(streamingSubresources, a.GetSubresource()) {
+// run commands (KEP-4006), and so could one of nodes/proxy, by the agent's own paths; upgrade says that the request asks for
+// another protocol. It is for requests; a review is answered as asked.
+func Streaming(a authorizer.Attributes, upgrade bool) authorizer.Attributes {
+	if a.GetVerb() != "get" || !a.IsResourceRequest() || a.GetAPIGroup() != "" {
 		return a
 	}
-	return asCreate{a}
+	switch a.GetResource() {
+	case "pods":
+		if slices.Contains(streamingSubresources, a.GetSubresource()) {
+			return asCreate{a}
+		}
+	case "nodes":
+		if upgrade && a.GetSubresource() == "proxy" {
+			return asCreate{a}
+		}
+	}
+	return a
 }
 
 type asCreate struct{ authorizer.Attributes }
