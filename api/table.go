@@ -29,6 +29,7 @@ func (t tables) ConvertToTable(_ context.Context, object runtime.Object, tableOp
 		if err := meta.EachListItem(object, add); err != nil {
 			return nil, err
 		}
+		t.mark(table)
 	} else if err := add(object); err != nil {
 		return nil, err
 	}
@@ -45,6 +46,23 @@ func (t tables) ConvertToTable(_ context.Context, object runtime.Object, tableOp
 		}
 	}
 	return table, nil
+}
+
+// mark puts "(default)" behind the name of the one object that the kind says.
+func (t tables) mark(table *metav1.Table) {
+	if t.kind.Marked == nil {
+		return
+	}
+	all := make([]runtime.Object, len(table.Rows))
+	for i, r := range table.Rows {
+		all[i] = r.Object.Object
+	}
+	name := t.kind.Marked(all)
+	for _, r := range table.Rows {
+		if name != "" && r.Cells[0] == name {
+			r.Cells[0] = name + " (default)"
+		}
+	}
 }
 
 func (t tables) adder(table *metav1.Table, at time.Time) func(runtime.Object) error {

@@ -58,23 +58,31 @@ func defaultVolumeSource(s *corev1.PersistentVolumeSource) {
 		setDefaultPtr(&s.HostPath.Type, corev1.HostPathUnset)
 	}
 	if r := s.RBD; r != nil {
-		setDefault(&r.RBDPool, "rbd")
-		setDefault(&r.RadosUser, "admin")
-		setDefault(&r.Keyring, "/etc/ceph/keyring")
+		defaultRBD(&r.RBDPool, &r.RadosUser, &r.Keyring)
 	}
 	if s.ISCSI != nil {
 		setDefault(&s.ISCSI.ISCSIInterface, "default")
 	}
-	if a := s.AzureDisk; a != nil {
-		setDefaultPtr(&a.CachingMode, corev1.AzureDataDiskCachingReadWrite)
-		setDefaultPtr(&a.FSType, "ext4")
-		setDefaultPtr(&a.ReadOnly, false)
-		setDefaultPtr(&a.Kind, corev1.AzureSharedBlobDisk)
+	if s.AzureDisk != nil {
+		defaultAzureDisk(s.AzureDisk)
 	}
 	if s.ScaleIO != nil {
 		setDefault(&s.ScaleIO.StorageMode, "ThinProvisioned")
 		setDefault(&s.ScaleIO.FSType, "xfs")
 	}
+}
+
+func defaultRBD(pool, user, keyring *string) {
+	setDefault(pool, "rbd")
+	setDefault(user, "admin")
+	setDefault(keyring, "/etc/ceph/keyring")
+}
+
+func defaultAzureDisk(a *corev1.AzureDiskVolumeSource) {
+	setDefaultPtr(&a.CachingMode, corev1.AzureDataDiskCachingReadWrite)
+	setDefaultPtr(&a.FSType, "ext4")
+	setDefaultPtr(&a.ReadOnly, false)
+	setDefaultPtr(&a.Kind, corev1.AzureSharedBlobDisk)
 }
 
 // preparePersistentVolume starts a volume as pending since it was made.

@@ -109,15 +109,9 @@ func warnPersistentVolumeClaim(c, _ *corev1.PersistentVolumeClaim) []string {
 	return append(warnings, claimSizeWarnings(&c.Spec, field.NewPath("spec"))...)
 }
 
+// claimSizeWarnings of a claim or of a template for claims.
 func claimSizeWarnings(s *corev1.PersistentVolumeClaimSpec, path *field.Path) []string {
-	var warnings []string
-	size := func(list corev1.ResourceList, name string) {
-		if q := list[corev1.ResourceStorage]; q.MilliValue()%1000 != 0 {
-			at := path.Child("resources", name).Key(string(corev1.ResourceStorage))
-			warnings = append(warnings, fmt.Sprintf("%s: fractional byte value %q is invalid, must be an integer", at, q.String()))
-		}
-	}
-	size(s.Resources.Requests, "requests")
-	size(s.Resources.Limits, "limits")
-	return warnings
+	at := path.Child("resources")
+	return append(wholeBytes(s.Resources.Requests, at.Child("requests"), corev1.ResourceStorage),
+		wholeBytes(s.Resources.Limits, at.Child("limits"), corev1.ResourceStorage)...)
 }

@@ -216,15 +216,10 @@ func defaultNetworkVolume(v *corev1.Volume) {
 		setDefault(&s.ISCSIInterface, "default")
 	}
 	if s := v.RBD; s != nil {
-		setDefault(&s.RBDPool, "rbd")
-		setDefault(&s.RadosUser, "admin")
-		setDefault(&s.Keyring, "/etc/ceph/keyring")
+		defaultRBD(&s.RBDPool, &s.RadosUser, &s.Keyring)
 	}
 	if s := v.AzureDisk; s != nil {
-		setDefaultPtr(&s.CachingMode, corev1.AzureDataDiskCachingReadWrite)
-		setDefaultPtr(&s.FSType, "ext4")
-		setDefaultPtr(&s.ReadOnly, false)
-		setDefaultPtr(&s.Kind, corev1.AzureSharedBlobDisk)
+		defaultAzureDisk(s)
 	}
 	if s := v.ScaleIO; s != nil {
 		setDefault(&s.StorageMode, "ThinProvisioned")

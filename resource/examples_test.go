@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -120,7 +121,7 @@ func create(t *testing.T, obj runtime.Object) field.ErrorList {
 		k.Default(obj)
 	}
 	if k.Prepare != nil {
-		k.Prepare(context.Background(), obj, nil)
+		k.Prepare(At(context.Background(), time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)), obj, nil)
 	}
 	if k.Allocate != nil {
 		if err := k.Allocate(obj, nil, &countingAllocator{}); err != nil {

@@ -63,6 +63,8 @@ type Kind struct {
 	// Columns and Cells make the table that kubectl get shows; now is for ages. nil Columns: name and creation time.
 	Columns []metav1.TableColumnDefinition
 	Cells   func(obj runtime.Object, now time.Time) []any
+	// Marked names the object of a list that the list shows as "(default)"; "" for none.
+	Marked func(all []runtime.Object) string
 }
 
 // AllVerbs are the verbs of a row that names none.

@@ -7,10 +7,28 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 )
 
 var now = time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
+
+// Of several default classes the youngest counts, of equally old ones the first by name.
+func TestMarkedStorageClass(t *testing.T) {
+	class := func(name, made, annotation string) runtime.Object {
+		return decode(t, fmt.Appendf(nil, `{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: %s, creationTimestamp: %q, annotations: {%s: "true"}}}`, name, made, annotation))[0]
+	}
+	const first, second, is = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "storageclass.kubernetes.io/is-default-class"
+	for want, all := range map[string][]runtime.Object{
+		"":  {class("a", first, "x")},
+		"b": {class("a", first, is), class("b", second, "storageclass.beta.kubernetes.io/is-default-class"), class("c", second, "x"), class("d", first, is)},
+		"e": {class("f", first, is), class("e", first, is)},
+	} {
+		if got := storageClass().Marked(all); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
 
 // What kubectl get shows of each object. -o wide in full.
 func TestCells(t *testing.T) {
@@ -82,6 +100,29 @@ func TestCells(t *testing.T) {
 			"60s|||node||c, i|n1|10m|7|e"},
 		{`{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: b}, roleRef: {kind: Role, name: r}, subjects: [{kind: User, name: u}, {kind: Group, name: g}, {kind: Group, name: h}, {kind: ServiceAccount, namespace: ns, name: s}, {kind: Robot, name: x}]}`,
 			"b|Role/r|<unknown>|u|g, h|ns/s"},
+		{`{apiVersion: v1, kind: PersistentVolume, metadata: {name: v, annotations: {volume.beta.kubernetes.io/storage-class: old}}, spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteMany, ReadWriteOnce, ReadWriteOnce], persistentVolumeReclaimPolicy: Retain, storageClassName: new, claimRef: {namespace: ns, name: c}, volumeMode: Block}, status: {phase: Bound, reason: r}}`,
+			"v|1Gi|RWO,RWX|Retain|Bound|ns/c|old|<unset>|r|<unknown>|Block"},
+		{`{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c}, spec: {resources: {requests: {storage: 1Gi}}}, status: {phase: Pending}}`, "c|Pending|||||<unset>|<unknown>|<unset>"},
+		{`{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c, deletionTimestamp: "2026-11-23T02:55:00Z"}, spec: {volumeName: v, storageClassName: fast, volumeAttributesClassName: gold, volumeMode: Filesystem}, status: {phase: Bound, capacity: {storage: 2Gi}, accessModes: [ReadWriteOncePod, ReadOnlyMany]}}`,
+			"c|Terminating|v|2Gi|ROX,RWOP|fast|gold|<unknown>|Filesystem"},
+		{`{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, status: {hard: {pods: 5, limits.cpu: 2, cpu: 1}, used: {pods: 1}}}`, "q|cpu: 0/1, pods: 1/5|limits.cpu: 0/2|<unknown>"},
+		{`{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: s}, provisioner: d, allowVolumeExpansion: true}`, "s|d|Delete|Immediate|true|<unknown>"},
+		{`{apiVersion: storage.k8s.io/v1, kind: VolumeAttributesClass, metadata: {name: s}, driverName: d}`, "s|d|<unknown>"},
+		{`{apiVersion: storage.k8s.io/v1, kind: VolumeAttachment, metadata: {name: a}, spec: {attacher: d, nodeName: n1, source: {persistentVolumeName: v}}, status: {attached: true}}`, "a|d|v|n1|true|<unknown>"},
+		{`{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: d}, spec: {tokenRequests: [{audience: a}, {audience: b}], volumeLifecycleModes: [Persistent, Ephemeral]}}`, "d|true|false|false|a,b|false|Persistent,Ephemeral|<unknown>"},
+		{`{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: d}}`, "d|true|false|false|<unset>|false|<none>|<unknown>"},
+		{`{apiVersion: storage.k8s.io/v1, kind: CSINode, metadata: {name: d}, spec: {drivers: [{name: d, nodeID: i}]}}`, "d|1|<unknown>"},
+		{`{apiVersion: storage.k8s.io/v1, kind: CSIStorageCapacity, metadata: {name: c}, storageClassName: s, capacity: 3Gi}`, "c|s|3Gi"},
+		{`{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i}, spec: {tls: [{}], rules: [{host: a}, {}, {host: b}, {host: c}, {host: d}]}, status: {loadBalancer: {ingress: [{ip: 1.1.1.1}, {hostname: a.lb}]}}}`, "i|<none>|a,b,c + 2 more...|1.1.1.1,a.lb|80, 443|<unknown>"},
+		{`{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i}, spec: {ingressClassName: c}}`, "i|c|*||80|<unknown>"},
+		{`{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: c, annotations: {ingressclass.kubernetes.io/is-default-class: "true"}}, spec: {controller: a/b, parameters: {apiGroup: g, kind: K, name: x}}}`, "c (default)|a/b|K.g/x|<unknown>"},
+		{`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {podSelector: {matchLabels: {a: b}}}}`, "p|a=b|<unknown>"},
+		{`{apiVersion: networking.k8s.io/v1, kind: IPAddress, metadata: {name: 1.1.1.1}, spec: {parentRef: {group: g, resource: Things, namespace: ns, name: x}}}`, "1.1.1.1|things.g/ns/x"},
+		{`{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: c}, spec: {cidrs: [a, b]}}`, "c|a,b|<unknown>"},
+		{`{apiVersion: flowcontrol.apiserver.k8s.io/v1, kind: FlowSchema, metadata: {name: f}, spec: {matchingPrecedence: 7, priorityLevelConfiguration: {name: l}, distinguisherMethod: {type: ByUser}}, status: {conditions: [{type: Dangling, status: "True"}]}}`, "f|l|7|ByUser|<unknown>|True"},
+		{`{apiVersion: flowcontrol.apiserver.k8s.io/v1, kind: PriorityLevelConfiguration, metadata: {name: l}, spec: {type: Limited, limited: {nominalConcurrencyShares: 3, limitResponse: {queuing: {queues: 4, handSize: 5, queueLengthLimit: 6}}}}}`, "l|Limited|3|4|5|6|<unknown>"},
+		{`{apiVersion: flowcontrol.apiserver.k8s.io/v1, kind: PriorityLevelConfiguration, metadata: {name: l}, spec: {type: Exempt}}`, "l|Exempt|<none>|<none>|<none>|<none>|<unknown>"},
+		{`{apiVersion: storagemigration.k8s.io/v1, kind: StorageVersionMigration, metadata: {name: m}, spec: {resource: {group: apps, resource: deployments}}, status: {conditions: [{type: Running, status: "False"}, {type: Succeeded, status: "True"}]}}`, "m|deployments.apps|Succeeded"},
 		{`{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: b}, roleRef: {kind: ClusterRole, name: r}}`, "b|ClusterRole/r|<unknown>|||"},
 	} {
 		obj := decode(t, []byte(c.object))[0]

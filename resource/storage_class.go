@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 )
@@ -32,7 +33,28 @@ func storageClass() *Kind {
 			string(ptr.Deref(c.VolumeBindingMode, storagev1.VolumeBindingImmediate)), ptr.Deref(c.AllowVolumeExpansion, false),
 			age(c.CreationTimestamp, now)}
 	})
+	k.Marked = defaultStorageClass
 	return k
+}
+
+// defaultStorageClass is the one that claims without a class get: of those annotated as default the youngest, then the first by
+// name.
+func defaultStorageClass(all []runtime.Object) string {
+	var chosen *storagev1.StorageClass
+	for _, o := range all {
+		c := as[storagev1.StorageClass](o)
+		if c.Annotations["storageclass.kubernetes.io/is-default-class"] != "true" && c.Annotations["storageclass.beta.kubernetes.io/is-default-class"] != "true" {
+			continue
+		}
+		younger := chosen != nil && chosen.CreationTimestamp.Before(&c.CreationTimestamp)
+		if chosen == nil || younger || c.Name < chosen.Name && c.CreationTimestamp.Equal(&chosen.CreationTimestamp) {
+			chosen = c
+		}
+	}
+	if chosen == nil {
+		return ""
+	}
+	return chosen.Name
 }
 
 func warnStorageClass(c, _ *storagev1.StorageClass) []string {
