@@ -157,11 +157,12 @@ func (c *content) token(src *v1.ServiceAccountTokenProjection, key string, mode 
 	}
 	name := path.Clean(src.Path)
 	f := c.files[name]
-	// A pod that runs as one user gets a token only that user can read; with an fsGroup, its group.
-	if sc := c.pod.Spec.SecurityContext; sc != nil && sc.FSGroup != nil {
-		f.Mode = 0o600
-	} else if uid := soleUser(c.pod); uid != nil {
+	// A pod that runs as one user gets a token that only this user can read, and the fsGroup, if there is one.
+	if uid := soleUser(c.pod); uid != nil {
 		f.UID, f.Mode = int(*uid), 0o600
+	}
+	if fsGroup(c.pod) >= 0 {
+		f.Mode = 0o600
 	}
 	c.files[name] = f
 	return nil

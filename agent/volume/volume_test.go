@@ -256,14 +256,26 @@ func TestProjected(t *testing.T) {
 }
 
 func TestTokenOwner(t *testing.T) {
-	w := newWorld(t)
-	p := pod(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}}}}}})
-	p.Spec.Containers = []v1.Container{{Name: "a"}}
-	p.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: ptr.To[int64](1234)}
-	dir := w.mount(p)["v"]
-	w.file(dir+"/token", "token-1", 0o600)
-	if st := stat(t, dir+"/token"); st.Uid != 1234 {
-		t.Errorf("owner %d", st.Uid)
+	user, group := ptr.To[int64](1234), ptr.To[int64](2000)
+	for name, c := range map[string]struct {
+		sc       v1.PodSecurityContext
+		mode     os.FileMode
+		uid, gid uint32
+	}{
+		"one user": {v1.PodSecurityContext{RunAsUser: user}, 0o600, 1234, 0},
+		"a group":  {v1.PodSecurityContext{FSGroup: group}, 0o640, 0, 2000},
+		"both":     {v1.PodSecurityContext{RunAsUser: user, FSGroup: group}, 0o640, 1234, 2000},
+		"neither":  {v1.PodSecurityContext{}, 0o644, 0, 0},
+	} {
+		w := newWorld(t)
+		p := pod(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}}}}}})
+		p.Spec.Containers = []v1.Container{{Name: "a"}}
+		p.Spec.SecurityContext = &c.sc
+		dir := w.mount(p)["v"]
+		w.file(dir+"/token", "token-1", c.mode)
+		if st := stat(t, dir+"/token"); st.Uid != c.uid || st.Gid != c.gid {
+			t.Errorf("%s: owner %d, group %d", name, st.Uid, st.Gid)
+		}
 	}
 }
 
