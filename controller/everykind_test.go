@@ -46,7 +46,8 @@ func (c *cluster) put(k *resource.Kind, namespace, name string, owners ...metav1
 // only runs nothing but some controllers until the test ends.
 func (c *cluster) only(make func(Config) (Controller, error), recorder record.EventRecorder) {
 	c.t.Helper()
-	cfg := Config{Client: c.Client, Metadata: c.meta, Informers: c.informers, Resources: resource.All(), Recorder: recorder}.withDefaults()
+	cfg := Config{Client: c.Client, Metadata: c.meta, Informers: c.informers, Resources: resource.All(), Recorder: recorder,
+		Snapshot: func() Snapshot { return c.Snapshot() }}.withDefaults()
 	controller, err := make(cfg)
 	c.must(controller, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -65,7 +66,7 @@ func newWaiter(f func() error) func() error {
 }
 
 func collector(c Config) (Controller, error) {
-	return newGarbageCollector(c.Resources, c.Informer, c.Metadata, c.Recorder)
+	return newGarbageCollector(c.Resources, c.Informer, c.Metadata, c.Snapshot, c.Recorder)
 }
 
 // stored are the kinds with objects of their own in the log.
