@@ -25,7 +25,6 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"mgr/fsm"
-	"mgr/pki"
 )
 
 // fast makes objects (see creator), and answers reads of JSON with the stored bytes, without decoding objects (a selector looks at the shared decoded
@@ -249,7 +248,7 @@ func (e *endpoint) fastWatch(ctx context.Context, w http.ResponseWriter, r *http
 		sink
 		fail(error)
 	}
-	if plain := newFrameWriter(ctx, w, e); plainJSON(r) {
+	if plain := newFrameWriter(w, e); plainJSON(r) {
 		w.Header().Set("Content-Type", "application/json")
 		out = plain
 	} else {
@@ -273,17 +272,14 @@ type frameWriter struct {
 	e    *endpoint
 	buf  *bufio.Writer
 	conn *cuttable
-	ctx  context.Context // of the request, which names the connection
 }
 
 var errClientGone = errors.New("the watcher's connection is gone or too slow")
 
-func newFrameWriter(ctx context.Context, w http.ResponseWriter, e *endpoint) *frameWriter {
+func newFrameWriter(w http.ResponseWriter, e *endpoint) *frameWriter {
 	conn := newCuttable(w)
-	return &frameWriter{e: e, buf: bufio.NewWriterSize(conn, 16<<10), conn: conn, ctx: ctx}
+	return &frameWriter{e: e, buf: bufio.NewWriterSize(conn, 16<<10), conn: conn}
 }
-
-func (f *frameWriter) gather() { pki.Gather(f.ctx) }
 
 func (f *frameWriter) send(typ watch.EventType, o *fsm.Object) error {
 	_, _ = f.buf.WriteString(`{"type":"`)

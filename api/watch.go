@@ -44,8 +44,6 @@ type sink interface {
 	send(typ watch.EventType, object *fsm.Object) error
 	// bookmark says that everything up to revision was sent; initial, that this ends the initial state.
 	bookmark(revision uint64, initial bool) error
-	// gather says that other watches are about to flush as well.
-	gather()
 	// flush hands on what was sent.
 	flush() error
 }
@@ -98,15 +96,15 @@ func (w *stream) run(ctx context.Context, out sink) error {
 	defer marks.Stop()
 	next := time.NewTimer(time.Hour)
 	defer next.Stop()
-	pace := pace{least: w.gather}
-	for busy := false; ; {
-		sent, revision, more, err := w.deliver(out, busy)
+	for {
+		sent, revision, more, err := w.deliver(out)
 		if err != nil {
 			return err
 		}
-		if busy = sent; busy {
-			// What comes now waits, with whatever else comes until then.
-			next.Reset(pace.next(time.Now()))
+		if sent {
+			// What comes now waits for the next multiple of gather, with whatever else comes until then.
+			now := time.Now()
+			next.Reset(now.Truncate(w.gather).Add(w.gather).Sub(now))
 			select {
 			case <-next.C:
 			case <-ctx.Done():
@@ -132,33 +130,6 @@ func (w *stream) run(ctx context.Context, out sink) error {
 	}
 }
 
-// pace says when a busy watch writes its next batch: at multiples of least, or of up to mostPace times as much while the machine is so
-// busy that timers are late. Larger batches cost less, and there latency is lost anyway.
-type pace struct {
-	least  time.Duration
-	factor time.Duration
-	due    time.Time
-}
-
-const mostPace = 4
-
-// next is how long to wait from now, which is when the batch before was written.
-func (p *pace) next(now time.Time) time.Duration {
-	late := !p.due.IsZero() && now.Sub(p.due) > p.least/2
-	switch {
-	case late && p.factor < mostPace:
-		p.factor = max(2, 2*p.factor)
-	case !late:
-		p.factor = max(1, p.factor/2)
-	}
-	every := p.least * p.factor
-	p.due = now.Truncate(every).Add(every)
-	if late && p.due.Sub(now) < every/2 {
-		p.due = p.due.Add(every)
-	}
-	return p.due.Sub(now)
-}
-
 func closed(done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -170,7 +141,7 @@ func closed(done <-chan struct{}) bool {
 
 // deliver sends and flushes all changes that there are, if any concern the watcher. It returns how far the watch is then, and what
 // closes when there may be more.
-func (w *stream) deliver(out sink, busy bool) (sent bool, revision uint64, more <-chan struct{}, err error) {
+func (w *stream) deliver(out sink) (sent bool, revision uint64, more <-chan struct{}, err error) {
 	for {
 		events, revision, more, err := w.cursor.Poll()
 		if err != nil {
@@ -178,9 +149,6 @@ func (w *stream) deliver(out sink, busy bool) (sent bool, revision uint64, more 
 		}
 		if len(events) == 0 {
 			if sent {
-				if busy {
-					out.gather()
-				}
 				err = out.flush()
 			}
 			return sent, revision, more, err
@@ -363,7 +331,5 @@ func (c *channelWatch) bookmark(revision uint64, initial bool) error {
 	}
 	return c.event(watch.Event{Type: watch.Bookmark, Object: obj})
 }
-
-func (c *channelWatch) gather() {}
 
 func (c *channelWatch) flush() error { return nil }

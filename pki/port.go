@@ -52,7 +52,6 @@ func (p *Port) Serve(ctx context.Context, ln net.Listener) error {
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stuckTimeout},
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
-		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){
 			ALPNRaft:  p.stream(ctx, p.Raft, &streams),
@@ -60,7 +59,7 @@ func (p *Port) Serve(ctx context.Context, ln net.Listener) error {
 		},
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.ServeTLS(gatheringListener{ln}, "", "") }()
+	go func() { failed <- srv.ServeTLS(ln, "", "") }()
 	var err error
 	select {
 	case err = <-failed:
