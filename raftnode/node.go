@@ -109,7 +109,7 @@ func Open(c Config) (*Node, error) {
 	n := &Node{
 		config: c, fsm: c.FSM, opened: time.Now(), notify: make(chan bool, 16), failed: make(chan struct{}),
 		peers:   map[raft.Server]*peer{},
-		commits: commits{signal: make(chan struct{}, 1)}, proposals: proposals{wake: make(chan struct{}, 1)},
+		commits: commits{signal: make(chan struct{}, 1), wanted: make(chan struct{}, 1)}, proposals: proposals{wake: make(chan struct{}, 1)},
 		contacts: contacts{at: map[string]time.Time{}},
 	}
 	n.ctx, n.stop = context.WithCancel(context.Background())

@@ -50,10 +50,20 @@ func (n *Node) sealPeers() {
 type commits struct {
 	index, term atomic.Uint64 // the last entry applied here
 	signal      chan struct{}
+	wanted      chan struct{} // a follower waits for the news
 }
 
-// commitPause is how long the leader waits for another entry to carry the news.
-const commitPause = 300 * time.Microsecond
+// commitPause is how long the leader waits for another entry to carry the news when no follower asks for it: two messages and two
+// answers after each entry of a writer that is alone were a sixth of what it cost. Watches on followers lag by as much.
+const commitPause = 3 * time.Millisecond
+
+// ask makes the next news leave at once.
+func (c *commits) ask() {
+	select {
+	case c.wanted <- struct{}{}:
+	default:
+	}
+}
 
 func (c *commits) moved(index, term uint64) {
 	c.term.Store(term)
@@ -74,7 +84,13 @@ func (n *Node) pushCommits() {
 		if n.scope.Load().term == 0 {
 			continue
 		}
-		n.pause(n.ctx, commitPause)
+		pause := time.NewTimer(commitPause)
+		select {
+		case <-pause.C:
+		case <-n.commits.wanted:
+		case <-n.ctx.Done():
+		}
+		pause.Stop()
 		if n.raft.LastIndex() > n.commits.index.Load() {
 			continue // raft is about to send, or has sent, a later entry: its commit comes here again
 		}

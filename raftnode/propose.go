@@ -36,7 +36,7 @@ type proposals struct {
 
 type proposal struct {
 	command []byte
-	forms   []fsm.Form    // of the command's ops; nil: none has one
+	forms   []fsm.Form   // of the command's ops; nil: none has one
 	done    chan outcome // of capacity 1
 }
 

@@ -177,6 +177,7 @@ func (n *Node) answer(ctx context.Context, request []byte) ([]byte, error) {
 		return binary.BigEndian.AppendUint64(nil, n.raft.CurrentTerm()), nil
 	case len(request) == 1 && request[0] == methodReadIndex:
 		index, err := n.leaderReads.wait(ctx)
+		n.commits.ask()
 		return binary.BigEndian.AppendUint64(nil, index), err
 	case len(request) == 1 && request[0] == methodLinger:
 		<-ctx.Done()
