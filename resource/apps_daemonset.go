@@ -22,7 +22,7 @@ func daemonSet() *Kind {
 		template:       func(ds *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &ds.Spec.Template },
 		at:             specTemplate(),
 		defaults:       defaultDaemonSet,
-		prepare:        countTemplates,
+		prepare:        prepareDaemonSet,
 		prepareStatus:  keepTemplateCount,
 		validate:       validateDaemonSet,
 		validateStatus: validateDaemonSetStatus,
@@ -53,12 +53,18 @@ func defaultDaemonSet(ds *appsv1.DaemonSet) {
 	if strategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
 		setDefaultPtr(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
 		setDefaultPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
-	}
-	if strategy.RollingUpdate != nil {
-		setDefaultPtr(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(0))
 		setDefaultPtr(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
 	}
 	setDefaultPtr(&ds.Spec.RevisionHistoryLimit, 10)
+}
+
+// prepareDaemonSet: limits of a strategy that has none of its own read back as zero.
+func prepareDaemonSet(ds, old *appsv1.DaemonSet) {
+	if rolling := ds.Spec.UpdateStrategy.RollingUpdate; rolling != nil {
+		setDefaultPtr(&rolling.MaxUnavailable, intstr.FromInt32(0))
+		setDefaultPtr(&rolling.MaxSurge, intstr.FromInt32(0))
+	}
+	countTemplates(ds, old)
 }
 
 // countTemplates keeps the number of templates the set has had in an annotation, where apps/v1 shows what was a field

@@ -123,7 +123,8 @@ func generateSelector(j *batchv1.Job) {
 			t.Labels[key] = value
 		}
 	}
-	if len(j.Labels) == 0 {
+	// A name that is no label is refused where it is a name and in the template.
+	if len(j.Labels) == 0 && len(validation.IsValidLabelValue(j.Name)) == 0 {
 		j.Labels = maps.Clone(t.Labels)
 	}
 	setDefaultPtr(&j.Spec.Selector, metav1.LabelSelector{})

@@ -70,15 +70,15 @@ func (w workload[E, Spec, Status, P]) setDefaults(obj P) {
 }
 
 func (w workload[E, Spec, Status, P]) prepareMain(obj, old P) {
-	if w.prepare != nil {
-		w.prepare(obj, old)
-	}
 	if t := w.template(obj); t != nil {
 		var was *corev1.PodSpec
 		if old != nil && w.template(old) != nil {
 			was = &w.template(old).Spec
 		}
 		dropAlphaPod(&t.Spec, was)
+	}
+	if w.prepare != nil {
+		w.prepare(obj, old)
 	}
 	keepStatus(w.spec, w.status)(obj, old)
 	if old != nil && w.changed != nil && w.changed(obj, old) {
