@@ -89,3 +89,8 @@ func yesNo(b bool) string {
 	}
 	return "False"
 }
+
+// nameAndAge are the columns of kinds that show nothing else.
+func nameAndAge() []metav1.TableColumnDefinition {
+	return []metav1.TableColumnDefinition{nameColumn(), ageColumn()}
+}

@@ -9,7 +9,12 @@ import (
 
 func resourceClaim() *Kind {
 	k := row[resourcev1.ResourceClaim, resourcev1.ResourceClaimList](resourcev1.SchemeGroupVersion, "ResourceClaim", "resourceclaims")
-	k.Default = defaulting(func(c *resourcev1.ResourceClaim) { defaultClaim(&c.Spec) })
+	k.Default = defaulting(func(c *resourcev1.ResourceClaim) {
+		defaultClaim(&c.Spec)
+		for i := range allocated(c) {
+			defaultDeviceTolerations(c.Status.Allocation.Devices.Results[i].Tolerations)
+		}
+	})
 	k.Rules = Rules{
 		Prepare: preparing(func(c, old *resourcev1.ResourceClaim) {
 			c.Status = resourcev1.ResourceClaimStatus{}
@@ -53,6 +58,10 @@ func resourceClaimTemplate() *Kind {
 		}),
 		Validate: validating(checked(validateResourceClaimTemplate)),
 	}
+	k.Columns = nameAndAge()
+	k.Cells = printing(func(t *resourcev1.ResourceClaimTemplate, now time.Time) []any {
+		return []any{t.Name, age(t.CreationTimestamp, now)}
+	})
 	return k
 }
 
@@ -61,10 +70,18 @@ func defaultClaim(s *resourcev1.ResourceClaimSpec) {
 		r := &s.Devices.Requests[i]
 		if r.Exactly != nil {
 			defaultDeviceCount(&r.Exactly.AllocationMode, &r.Exactly.Count)
+			defaultDeviceTolerations(r.Exactly.Tolerations)
 		}
 		for j := range r.FirstAvailable {
 			defaultDeviceCount(&r.FirstAvailable[j].AllocationMode, &r.FirstAvailable[j].Count)
+			defaultDeviceTolerations(r.FirstAvailable[j].Tolerations)
 		}
+	}
+}
+
+func defaultDeviceTolerations(list []resourcev1.DeviceToleration) {
+	for i := range list {
+		setDefault(&list[i].Operator, resourcev1.DeviceTolerationOpEqual)
 	}
 }
 

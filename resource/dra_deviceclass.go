@@ -1,6 +1,8 @@
 package resource
 
 import (
+	"time"
+
 	resourcev1 "k8s.io/api/resource/v1"
 )
 
@@ -14,5 +16,9 @@ func deviceClass() *Kind {
 		Prepare:  preparing(countGeneration(func(c *resourcev1.DeviceClass) *resourcev1.DeviceClassSpec { return &c.Spec })),
 		Validate: validating(checked(validateDeviceClass)),
 	}
+	k.Columns = nameAndAge()
+	k.Cells = printing(func(c *resourcev1.DeviceClass, now time.Time) []any {
+		return []any{c.Name, age(c.CreationTimestamp, now)}
+	})
 	return k
 }

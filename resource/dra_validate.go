@@ -32,21 +32,19 @@ func validateDeviceClass(f *findings, c, old *resourcev1.DeviceClass) {
 }
 
 func validateResourceClaim(f *findings, c, old *resourcev1.ResourceClaim) {
-	metadata(f, c, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, c, old, true, apivalidation.NameIsDNSSubdomain)
 	if old == nil {
 		f.deviceClaim(&c.Spec.Devices, field.NewPath("spec", "devices"))
 	}
 }
 
 func validateResourceClaimTemplate(f *findings, t, old *resourcev1.ResourceClaimTemplate) {
-	metadata(f, t, old, true, apivalidation.NameIsDNSSubdomain)
+	metadataAnew(f, t, old, true, apivalidation.NameIsDNSSubdomain)
 	spec := field.NewPath("spec")
 	if old != nil {
 		f.immutable(spec, t.Spec, old.Spec)
-		return
 	}
-	f.add(apivalidation.ValidateAnnotations(t.Spec.Annotations, spec.Child("metadata", "annotations"))...)
-	f.labels(spec.Child("metadata", "labels"), t.Spec.Labels)
+	f.templateMetadata(&t.Spec.ObjectMeta, spec.Child("metadata"))
 	f.deviceClaim(&t.Spec.Spec.Devices, spec.Child("spec", "devices"))
 }
 

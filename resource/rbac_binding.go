@@ -13,7 +13,7 @@ func roleBinding() *Kind {
 	k.CreateOnUpdate = true
 	k.Default = defaulting(func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) })
 	k.Rules = Rules{Validate: validating(checked(validateRoleBinding))}
-	k.Columns = bindingColumns("roleBinding", rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"])
+	k.Columns = bindingColumns("roleBinding", strings.TrimSuffix(rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"], " This field is immutable."))
 	k.Cells = printing(func(b *rbacv1.RoleBinding, now time.Time) []any {
 		return bindingCells(&b.ObjectMeta, &b.RoleRef, b.Subjects, now)
 	})
@@ -25,7 +25,7 @@ func clusterRoleBinding() *Kind {
 	k.Namespaced, k.CreateOnUpdate = false, true
 	k.Default = defaulting(func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) })
 	k.Rules = Rules{Validate: validating(checked(validateClusterRoleBinding))}
-	k.Columns = bindingColumns("clusterRoleBinding", rbacv1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"])
+	k.Columns = bindingColumns("clusterRoleBinding", strings.TrimSuffix(rbacv1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"], " This field is immutable."))
 	k.Cells = printing(func(b *rbacv1.ClusterRoleBinding, now time.Time) []any {
 		return bindingCells(&b.ObjectMeta, &b.RoleRef, b.Subjects, now)
 	})

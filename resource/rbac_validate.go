@@ -89,7 +89,7 @@ func (f *findings) roleRef(ref *rbacv1.RoleRef, kinds ...string) {
 	path := field.NewPath("roleRef")
 	f.supported(path.Child("apiGroup"), ref.APIGroup, rbacv1.GroupName)
 	f.supported(path.Child("kind"), ref.Kind, kinds...)
-	if ref.Name != "" {
+	if f.given(path.Child("name"), ref.Name) {
 		f.invalid(path.Child("name"), ref.Name, rbacName(ref.Name, false)...)
 	}
 }

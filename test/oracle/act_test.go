@@ -27,6 +27,7 @@ type outcome struct {
 	causes   []metav1.StatusCause
 	warnings []string
 	failure  string // an error without causes
+	panicked bool
 }
 
 func (o outcome) refused() bool { return len(o.causes) > 0 || o.failure != "" }
@@ -100,8 +101,13 @@ func (a act) ours() outcome {
 	return result(obj, err, to.texts)
 }
 
-// upstream is the outcome of an act by Kubernetes.
-func (a act) upstream(c counterpart) outcome {
+// upstream is the outcome of an act by Kubernetes, which panics on some objects: kube-apiserver recovers and answers 500.
+func (a act) upstream(c counterpart) (o outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			o = outcome{panicked: true}
+		}
+	}()
 	obj, err := internal(a.obj)
 	if err != nil {
 		return outcome{failure: err.Error()}

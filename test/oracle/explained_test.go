@@ -17,6 +17,12 @@ var explained = []struct{ kinds, difference, reason string }{
 	{"horizontalpodautoscalers.*", `not equal: table cell Targets`, "A metric of which there is no value yet is `<unknown>` in the column TARGETS, never `<nil>`."},
 	{"runtimeclasses.node.k8s.io", `not equal: table column Handler`, "The column HANDLER of runtime classes has a description."},
 	{"daemonsets.apps", `not equal: (create|update|update status|table) fails`, "A DaemonSet whose template generation, an annotation, is no number is refused with 422 and its field; Kubernetes answers 400."},
+	{"(deviceclasses|resourceclaims|resourceclaimtemplates|resourceslices).resource.k8s.io", `upstream only: (create|update) spec\..*\.cel\.expression FieldValueInvalid`,
+		"CEL selectors are bounded in length but not compiled, so a wrong expression is found by nobody yet."},
+	{"(devicetaintrules|resourceslices).resource.k8s.io", `not equal: (default|table cell) .*([tT]imeAdded)`,
+		"The time of a taint is stamped after admission instead of by defaulting."},
+	{"resourceslices.resource.k8s.io", `ours only: (create|update) spec\.devices\[\]\.capacity\[\w+\]\.requestPolicy\.validRange\.(step|min|max|default) FieldValueInvalid`,
+		"Steps of fractional device capacities are counted exactly, which Kubernetes 1.37 does from a minimum compatibility version of 1.37 on."},
 }
 
 const refusedPort = "A node port of a service that is out of range, or given twice in an update, is refused with 422 and its field; Kubernetes answers 500."

@@ -19,6 +19,7 @@ type difference struct {
 // tally counts what a comparison of one kind found.
 type tally struct {
 	objects, accepted, refused, explained, texts int
+	panics                                       int // of Kubernetes
 	found                                        map[string]*finding
 	reasons                                      map[string]int
 }
@@ -72,6 +73,9 @@ func (c *tally) report(t *testing.T) {
 		fmt.Fprintf(&s, "%5d × %s\n      e.g. %s\n", c.found[key].count, key, c.found[key].example)
 	}
 	t.Logf("%6d objects: %d accepted by both, %d refused by both, %d differences explained, %d texts differ", c.objects, c.accepted, c.refused, c.explained, c.texts)
+	if c.panics > 0 {
+		t.Logf("%6d × Kubernetes panics", c.panics)
+	}
 	for _, reason := range slices.Sorted(maps.Keys(c.reasons)) {
 		t.Logf("%6d × %s", c.reasons[reason], reason)
 	}

@@ -108,6 +108,10 @@ func (c *tally) write(t *testing.T, a act, theirs counterpart, s sample) {
 	}
 	o, u := a.ours(), a.upstream(theirs)
 	kind := name(a.kind)
+	if u.panicked {
+		c.panics++
+		return
+	}
 	if o.failure != u.failure {
 		c.note(kind, s, difference{verb + " fails", "both", fmt.Sprintf("ours %q, upstream %q", o.failure, u.failure)})
 		return
