@@ -47,11 +47,19 @@ func validateIngress(f *findings, i, old *networkingv1.Ingress) {
 	}
 }
 
-// badWildcardRule: rules of wildcard hosts were not looked at once.
+// badWildcardRule: rules of wildcard hosts were not looked at once, and when they were, service names began with a letter.
 func badWildcardRule(r networkingv1.IngressRule) bool {
+	if !strings.Contains(r.Host, "*") || r.HTTP == nil {
+		return false
+	}
 	var f findings
 	f.ingressPaths(nil, r.HTTP)
-	return strings.Contains(r.Host, "*") && len(f.list) > 0
+	for _, p := range r.HTTP.Paths {
+		if s := p.Backend.Service; s != nil {
+			f.invalid(nil, s.Name, validation.IsDNS1035Label(s.Name)...)
+		}
+	}
+	return len(f.list) > 0
 }
 
 func badSecretName(name string) []string {
