@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -173,6 +174,12 @@ func TestOwnersAreOfTheSameNamespaceOrOfNone(t *testing.T) {
 	}
 	owned("of-a-node", metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: "n1", UID: node})
 	owned("of-elsewhere", metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: elsewhere.UID})
+	c.eventually("the informers show both namespaces", func() error {
+		if n := len(c.informers.Core().V1().Namespaces().Informer().GetStore().ListKeys()); n < len(testNamespaces) {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
 	c.only(collector, events)
 	c.eventually("only what a node owns is left", func() error {
 		if got := c.left(); got != "of-a-node<n1" {
@@ -181,9 +188,17 @@ func TestOwnersAreOfTheSameNamespaceOrOfNone(t *testing.T) {
 		return nil
 	})
 	want := fmt.Sprintf(`Warning OwnerRefInvalidNamespace ownerRef [v1/ConfigMap, namespace: default, name: owner, uid: %s] does not exist in namespace "default"`, elsewhere.UID)
-	if got := <-events.Events; got != want {
-		t.Errorf("told %s\nwant %s", got, want)
-	}
+	c.eventually("it is told why the other one went", func() error {
+		select {
+		case got := <-events.Events:
+			if got != want {
+				t.Errorf("told %s\nwant %s", got, want)
+			}
+			return nil
+		default:
+			return errors.New("nothing was told")
+		}
+	})
 	c.must(nil, c.Client.CoreV1().Nodes().Delete(ctx, "n1", metav1.DeleteOptions{}))
 	c.eventually("that goes with the node", func() error {
 		if got := c.left(); got != "" {
