@@ -3,6 +3,7 @@ package resource
 import (
 	"fmt"
 	"math"
+	"strconv"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -62,7 +63,7 @@ func (f *findings) requestValues(values []resource.Quantity, usual, capacity res
 			if v.Cmp(capacity) > 0 {
 				f.invalid(path.Index(i), v.String(), "option is larger than capacity value: "+capacity.String())
 			}
-			if key := v.AsDec().String(); known.again(key) {
+			if key := strconv.FormatInt(v.Value(), 10); known.again(key) {
 				f.add(field.Duplicate(path.Index(i), key))
 			}
 			found = found || v.Cmp(usual) == 0
@@ -95,25 +96,6 @@ func (f *findings) requestRange(r *resourcev1.CapacityRequestPolicyRange, usual,
 
 // requestSteps: the bounds can be counted with, and lie on whole steps from the lowest.
 func (f *findings) requestSteps(r *resourcev1.CapacityRequestPolicyRange, usual, capacity resource.Quantity, path *field.Path) {
-	named := []struct {
-		name string
-		q    *resource.Quantity
-	}{{"default", &usual}, {"min", r.Min}, {"max", r.Max}, {"step", r.Step}}
-	milli := false
-	for _, n := range named {
-		milli = milli || n.q != nil && fractional(*n.q)
-	}
-	known := len(f.list)
-	if milli {
-		for _, n := range named {
-			if n.q != nil && n.q.Cmp(*resource.NewMilliQuantity(n.q.MilliValue(), n.q.Format)) != 0 {
-				f.invalid(path.Child(n.name), n.q.String(), "value cannot be represented as a milli value")
-			}
-		}
-		if len(f.list) > known {
-			return // sums with these would be wrong
-		}
-	}
 	if r.Step == nil {
 		return
 	}
@@ -127,28 +109,24 @@ func (f *findings) requestSteps(r *resourcev1.CapacityRequestPolicyRange, usual,
 	if one.Cmp(capacity) > 0 {
 		f.invalid(at, r.Step.String(), fmt.Sprintf("one step %s is larger than capacity value: %s", one.String(), capacity.String()))
 	}
-	known = len(f.list)
-	for _, n := range named {
-		if n.q != nil && !milli {
-			f.int64Quantity(path.Child(n.name), n.q)
+	known := len(f.list)
+	for name, q := range map[string]*resource.Quantity{"default": &usual, "min": r.Min, "max": r.Max, "step": r.Step} {
+		if q != nil {
+			f.int64Quantity(path.Child(name), q)
 		}
 	}
 	if len(f.list) > known {
-		return
+		return // sums with these would be wrong
 	}
-	f.onStep(usual, *r.Min, *r.Step, milli, at)
+	f.onStep(usual, *r.Min, *r.Step, at)
 	if r.Max != nil {
-		f.onStep(*r.Max, *r.Min, *r.Step, milli, at)
+		f.onStep(*r.Max, *r.Min, *r.Step, at)
 	}
 }
 
-// onStep: from lowest to q it is a whole number of steps.
-func (f *findings) onStep(q, lowest, step resource.Quantity, milli bool, path *field.Path) {
-	value := (*resource.Quantity).Value
-	if milli {
-		value = (*resource.Quantity).MilliValue
-	}
-	if (value(&q)-value(&lowest))%value(&step) != 0 {
+// onStep: from lowest to q it is a whole number of steps. Fractions are rounded up: DRAFractionalCapacityRange is off.
+func (f *findings) onStep(q, lowest, step resource.Quantity, path *field.Path) {
+	if (q.Value()-lowest.Value())%step.Value() != 0 {
 		f.invalid(path, q.String(), fmt.Sprintf("value is not a multiple of a given step (%s) from (%s)", step.String(), lowest.String()))
 	}
 }
@@ -161,10 +139,4 @@ func (f *findings) int64Quantity(path *field.Path, q *resource.Quantity) {
 	case q.CmpInt64(math.MaxInt64) > 0:
 		f.invalid(path, q.String(), "must not be larger than 9223372036854775807")
 	}
-}
-
-func fractional(q resource.Quantity) bool {
-	whole := q.DeepCopy()
-	whole.RoundUp(0)
-	return q.Cmp(whole) != 0
 }
