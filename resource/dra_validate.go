@@ -23,7 +23,7 @@ import (
 const maxPoolName = 253
 
 func validateDeviceClass(f *findings, c, old *resourcev1.DeviceClass) {
-	metadata(f, c, old, false, apivalidation.NameIsDNSSubdomain)
+	metadata(f, c, old, false, func(string, bool) []string { return nil }) // the name is declared
 	spec := field.NewPath("spec")
 	f.deviceSelectors(c.Spec.Selectors, spec.Child("selectors"))
 	for i := range c.Spec.Config {
@@ -173,8 +173,6 @@ func (f *findings) deviceSelectors(selectors []resourcev1.DeviceSelector, path *
 		switch {
 		case s.CEL == nil:
 			f.required(at, "")
-		case s.CEL.Expression == "":
-			f.required(at.Child("expression"), "")
 		case len(s.CEL.Expression) > resourcev1.CELSelectorExpressionMaxLength:
 			f.add(field.TooLong(at.Child("expression"), "", resourcev1.CELSelectorExpressionMaxLength))
 		}

@@ -79,6 +79,7 @@ func New(c Config) admission.Interface {
 		&defaultIngressClass{on(admission.Create), c.Reader},
 		// Last of those that change something; nothing looks at these labels.
 		&podTopology{on(admission.Create), c.Reader},
+		&deviceAdmin{write(), c.Reader},
 		// After all others: nothing is counted that is refused.
 		&resourceQuota{write(), c.Reader, quota.New(nil, time.Now)},
 	)
@@ -100,6 +101,8 @@ var (
 	storageClasses  = schema.GroupResource{Group: "storage.k8s.io", Resource: "storageclasses"}
 	ingresses       = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingresses"}
 	ingressClasses  = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingressclasses"}
+	deviceClaims    = schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}
+	deviceTemplates = schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaimtemplates"}
 
 	attributesClasses = schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattributesclasses"}
 )

@@ -21,10 +21,9 @@ var explained = []struct{ kinds, difference, reason string }{
 		"CEL selectors are bounded in length but not compiled, so a wrong expression is found by nobody yet."},
 	{"(devicetaintrules|resourceslices).resource.k8s.io", `not equal: (default|table cell) .*([tT]imeAdded)`,
 		"The time of a taint is stamped after admission instead of by defaulting."},
-	{"resourceslices.resource.k8s.io", `ours only: (create|update) spec\.devices\[\]\.capacity\[\w+\]\.requestPolicy\.validRange\.(step|min|max|default) FieldValueInvalid`,
-		"Steps of fractional device capacities are counted exactly, which Kubernetes 1.37 does from a minimum compatibility version of 1.37 on."},
 	{"statefulsets.apps", `(ours|upstream) only: (create|update) spec\.template\.spec\.volumes\[\]\.(name|persistentVolumeClaim\.claimName) .*`,
 		"Volumes of a StatefulSet's claims are checked in the order of the claims; Kubernetes takes them in any order, so the index in a finding may differ."},
+	{"resourceclaim(s|templates).resource.k8s.io", `upstream only: .*adminAccess FieldValueForbidden`, "Admin access to devices is judged by an admission plug-in instead of with the kind's own rules."},
 }
 
 const refusedPort = "A node port of a service that is out of range, or given twice in an update, is refused with 422 and its field; Kubernetes answers 500."
