@@ -68,6 +68,18 @@ func serviceAccount() *Kind {
 			}
 		}),
 		Validate: validating(checked(validateServiceAccount)),
+		Warn: func(_ context.Context, obj, old runtime.Object) []string {
+			const key = "kubernetes.io/enforce-mountable-secrets"
+			if _, has := as[corev1.ServiceAccount](obj).Annotations[key]; !has {
+				return nil
+			}
+			if old != nil {
+				if _, had := as[corev1.ServiceAccount](old).Annotations[key]; had {
+					return nil
+				}
+			}
+			return []string{"metadata.annotations[" + key + "]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"}
+		},
 	}
 	k.Subresources = []Subresource{{Name: "token", Kind: tokenRequestKind, Verbs: []string{"create"}}}
 	k.Columns = []metav1.TableColumnDefinition{nameColumn(), ageColumn()}
