@@ -24,6 +24,7 @@ var explained = []struct{ kinds, difference, reason string }{
 	{"jobs.batch", `ours only: create metadata\.labels FieldValueInvalid`, "A Job whose name cannot be the value of a label is refused for its own labels besides."},
 	{"daemonsets.apps", `not equal: default spec\.updateStrategy\.rollingUpdate\.max(Surge|Unavailable)`,
 		"Both bounds of a DaemonSet's rolling update are defaulted at once, not one of them when it is read back."},
+	{"replicationcontrollers", `(ours|upstream) only: update warning`, "Warnings for a changed ReplicationController are about its new template; Kubernetes looks at the old one."},
 	{"(devicetaintrules|resourceslices).resource.k8s.io", `not equal: (default|table cell) .*([tT]imeAdded)`,
 		"The time of a taint is stamped after admission instead of by defaulting."},
 	{"statefulsets.apps", `(ours|upstream) only: (create|update) spec\.template\.spec\.volumes\[\]\.(name|persistentVolumeClaim\.claimName) .*`,
