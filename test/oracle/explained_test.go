@@ -19,8 +19,6 @@ var explained = []struct{ kinds, difference, reason string }{
 	{"daemonsets.apps", `not equal: (create|update|update status|table) fails`, "A DaemonSet whose template generation, an annotation, is no number is refused with 422 and its field; Kubernetes answers 400."},
 	{"(deviceclasses|resourceclaims|resourceclaimtemplates|resourceslices).resource.k8s.io", `(upstream only: (create|update) spec\..*cel\.expression FieldValueInvalid|ours only: (create|update) spec\..*cel\.expression FieldValueRequired)`,
 		"CEL selectors are bounded in length but not compiled, so a wrong expression is found by nobody yet."},
-	{"resourceclaim(template)?s.resource.k8s.io", `upstream only: (create|update) spec\..*adminAccess FieldValueForbidden`,
-		"Admin access to devices does not need the label of the namespace: no device is given out yet."},
 	{"jobs.batch", `ours only: create metadata\.labels FieldValueInvalid`, "A Job whose name cannot be the value of a label is refused for its own labels besides."},
 	{"daemonsets.apps", `not equal: default spec\.updateStrategy\.rollingUpdate\.max(Surge|Unavailable)`,
 		"Both bounds of a DaemonSet's rolling update are defaulted at once, not one of them when it is read back."},
