@@ -1,4 +1,5 @@
-// Package raftnode runs one peer of the Raft quorum: hashicorp/raft over raft-boltdb, applying to an fsm.FSM.
+// Package raftnode runs one peer of the Raft quorum: hashicorp/raft over a log of our own (wal.go), with term
+// and vote in raft-boltdb, applying to an fsm.FSM.
 //
 // It owns: proposing with group commit (many commands in one log entry), linearizable reads (read index), leadership
 // scope, membership, the peer transport (raft and a small peer RPC over TLS streams handed to it by the one port) and
@@ -21,7 +22,7 @@
 //	establish           one for each election won: commits the first entry of the term
 //	proposeLoop         Config.InFlight of them, each carries one entry at a time (propose.go)
 //	rounds.loop         one for each question under way that several wait for (readindex.go, peer.go)
-//	pushCommits         tells followers at once how far the log is committed (peer.go)
+//	pushCommits         tells followers how far the log is committed, at once when one asks (peer.go)
 //	watchLeader         notices at once when the leader's process dies (succession.go)
 //	housekeep           snapshots and free space
 //	compareWithLeader   finds out whether the state differs from the leader's (diverge.go)
