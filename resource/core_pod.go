@@ -19,6 +19,7 @@ func pod() *Kind {
 	k := row[corev1.Pod, corev1.PodList](corev1.SchemeGroupVersion, "Pod", "pods", "po")
 	k.Categories = []string{"all"}
 	k.Default = defaulting(defaultPod)
+	k.Written = true // the oracle finds no difference without the declared rules
 	k.Rules = Rules{
 		Prepare:  preparing(preparePod),
 		Warn:     warnPod,
