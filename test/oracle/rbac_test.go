@@ -111,7 +111,7 @@ func described(p *defaults.Policy) map[string][]string {
 	return all
 }
 
-// The default roles and bindings are those of Kubernetes; more of our own are named in explained_test.go.
+// The default roles and bindings are those of Kubernetes, with their labels and annotations.
 func TestDefaultPolicy(t *testing.T) {
 	count := newTally()
 	ours, theirs := described(defaults.All()), described(upstreamPolicy())
@@ -142,7 +142,7 @@ type feed struct{ *authtest.Reader }
 
 func (f feed) Follow(gr schema.GroupResource) auth.Follower { return f.Changes(gr) }
 
-// Requests are decided as by Kubernetes' RBAC authorizer, for the same reason, by the default policy and by generated ones.
+// Requests are decided as by Kubernetes' RBAC authorizer, by the default policy and by generated ones.
 func TestAccess(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
