@@ -246,7 +246,7 @@ func (m *Master) run(ctx context.Context, listener net.Listener) error {
 	g.Go(func() error { return port.Serve(serving, listener) })
 	g.Go(func() error { return m.duties.run(ctx) })
 	g.Go(func() error { return m.watchQuorum(ctx) })
-	g.Go(func() error { m.api.Warm(ctx); return nil })
+	g.Go(func() error { m.api.Warm(ctx); settle(ctx, m.log); return nil })
 	g.Go(func() error {
 		m.node.RunAsLeader(ctx, m.duties.lead)
 		return nil

@@ -254,6 +254,7 @@ func (n *Node) run(ctx context.Context) error {
 	}
 	shared.StartWithContext(ctx)
 	defer shared.Shutdown()
+	g.Go(func() error { settle(ctx, n.log); return nil })
 	g.Go(func() error { return proxy.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return n.stayMember(ctx) })
