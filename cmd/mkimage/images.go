@@ -49,7 +49,7 @@ func demoImage() (image.Image, error) {
 
 // busyboxImage is Debian's busybox-static with a link for each of its commands.
 func busyboxImage() (image.Image, error) {
-	program, err := debianFile("busybox-static", "./bin/busybox", "./usr/bin/busybox")
+	program, err := debianFile("busybox-static", "/bin/busybox", "/usr/bin/busybox")
 	if err != nil {
 		return image.Image{}, err
 	}
