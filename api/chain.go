@@ -95,11 +95,16 @@ func (s *Server) observe(h http.Handler) http.Handler {
 					s.fail(rec, r.WithContext(ctx), apierrors.NewInternalError(fmt.Errorf("this is a bug: the request panicked; its audit id is %s", id)))
 				}
 			}
-			s.metrics.request(info, rec.status(), time.Since(begin))
+			s.metrics.request(info, s.serves(info), rec.status(), time.Since(begin))
 			s.log.Debug("request", "method", r.Method, "uri", r.URL.RequestURI(), "code", rec.status(), "took", time.Since(begin), "agent", r.UserAgent(), "audit", id)
 		}()
 		h.ServeHTTP(rec.wrap(), r.WithContext(ctx))
 	})
+}
+
+// serves says whether a request is about a row of the table.
+func (s *Server) serves(info *request.RequestInfo) bool {
+	return info.IsResourceRequest && s.byGVR[schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}] != nil
 }
 
 // describe says what the request is about (RequestInfo) and gives it the context that the handlers need.

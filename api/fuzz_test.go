@@ -111,6 +111,7 @@ func FuzzPath(f *testing.F) {
 		"/api/v1/namespaces/open%2f..%2fclosed/secrets", "/api/v1//namespaces/closed/secrets", "/API/v1/namespaces/closed/secrets", "/api/v1/namespaces/closed./secrets/s",
 		"/api/v1/namespaces/open/configmaps/..%2f..%2fclosed%2fconfigmaps%2fc", "/api/v1/namespaces/open/./secrets", "/api/v1/secrets?fieldSelector=metadata.namespace%3Dclosed",
 		"/api/v1/namespaces/open/secrets?continue=e30", "/apis/apps/v1/namespaces/open/deployments/d/scale", "/apis/../api/v1/namespaces/closed/secrets/s", "/api/v1/proxy/namespaces/open/pods/p",
+		"/api//\xd6",
 	} {
 		f.Add(p, uint8(0))
 	}

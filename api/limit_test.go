@@ -139,3 +139,20 @@ func TestWatchesOfOneUserAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// TestMetricsAreBounded: names that somebody makes up, allowed or not, do not become labels (each would be memory for ever).
+func TestMetricsAreBounded(t *testing.T) {
+	f := newTarget(t, func(c *api.Config) { c.Authorizer = onlyOpen{} })
+	for _, path := range []string{"/api/v1/made-up-1", "/api/v1/namespaces/open/made-up-2", "/apis/made-up-3/v1/things", "/api//\xd6", "/api/v1/namespaces/closed/secrets"} {
+		if code, body := f.do(t, "GET", path, "", ""); code >= 500 {
+			t.Errorf("%q: %d %s", path, code, body)
+		}
+	}
+	s := apitest.New(t)
+	metrics := &target{s.Handler()}
+	metrics.do(t, "GET", "/api/v1/made-up-4", "", "")
+	_, text := metrics.do(t, "GET", "/metrics", "", "")
+	if strings.Contains(text, "made-up") || !strings.Contains(text, `resource="other"`) {
+		t.Errorf("metrics name what does not exist:\n%.3000s", text)
+	}
+}

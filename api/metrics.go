@@ -41,19 +41,17 @@ func newMetrics(gauges func() map[string]float64) *apiMetrics {
 	return m
 }
 
-// request counts one; labels are bounded by the kind table, whatever paths are asked for.
-func (m *apiMetrics) request(info *request.RequestInfo, code int, took time.Duration) {
+// request counts one. Labels are bounded by the kind table, whatever is asked for: served says that the request is about one of its
+// resources.
+func (m *apiMetrics) request(info *request.RequestInfo, served bool, code int, took time.Duration) {
 	verb, res := "other", "other"
 	if info.IsResourceRequest {
 		switch info.Verb {
 		case "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection":
 			verb = info.Verb
 		}
-		if code != http.StatusNotFound || info.Name != "" {
+		if served {
 			res = info.Resource
-		}
-		if code == http.StatusNotFound || len(res) > 40 {
-			res = "other"
 		}
 	}
 	m.requests.WithLabelValues(verb, res, strconv.Itoa(code)).Inc()
