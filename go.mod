@@ -34,7 +34,7 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2
 )
 
-require k8s.io/cluster-bootstrap v0.37.2 // indirect
+require k8s.io/cluster-bootstrap v0.37.2
 
 require (
 	cel.dev/expr v0.25.2 // indirect
