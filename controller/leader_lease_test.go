@@ -16,16 +16,27 @@ func TestLeaderLeaseFollowsWrites(t *testing.T) {
 	c := newCluster(t)
 	ctx, tick := t.Context(), make(chan time.Time)
 	revision := func() uint64 { return c.Quorum.FSM().State().Revision() }
+	looked := make(chan bool)
+	look := func() uint64 {
+		now := revision()
+		select {
+		case looked <- true:
+		case <-ctx.Done():
+		}
+		return now
+	}
 	var ended sync.WaitGroup
 	ended.Go(func() {
-		LeaderLease{Client: c.Client, Holder: "master-2", Term: 7, Revision: revision, Log: slog.Default()}.Keep(ctx, tick)
+		LeaderLease{Client: c.Client, Holder: "master-2", Term: 7, Revision: look, Log: slog.Default()}.Keep(ctx, tick)
 	})
 	t.Cleanup(ended.Wait)
 	start := time.Unix(1_000_000, 0)
-	// A second tick is taken only when the first has been dealt with.
+	// A second tick is taken only when the first has been dealt with; it has nothing to do but look.
 	step := func(n int) {
-		tick <- start.Add(time.Duration(n) * time.Minute)
-		tick <- start.Add(time.Duration(n) * time.Minute)
+		for range 2 {
+			tick <- start.Add(time.Duration(n) * time.Minute)
+			<-looked
+		}
 	}
 	lease := func() *coordinationv1.Lease {
 		l, err := c.Client.CoordinationV1().Leases("kube-system").Get(ctx, "mgr", metav1.GetOptions{})
