@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -28,7 +29,11 @@ import (
 )
 
 // TestMain has client-go check that nobody changes what informers share; it reads its switch before main.
+//
+// Reported errors are only logged: the handler that slows them down remembers when it last did, and a test in virtual time that
+// comes after one in real time would sleep until then.
 func TestMain(m *testing.M) {
+	utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1]
 	const detector = "KUBE_CACHE_MUTATION_DETECTOR"
 	if os.Getenv(detector) == "" {
 		os.Setenv(detector, "true")
