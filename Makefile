@@ -118,7 +118,7 @@ bin/conformance/run: $(wildcard test/conformance/run/*.go)
 
 # Debian's kubectl, from its package but not installed: users have it, and its client is seventeen releases old.
 bin/kubectl-1.20:
-	@mkdir -p bin && dir=$$(mktemp -d) && chmod 0755 $$dir && cd $$dir && apt-get download -qq kubernetes-client && dpkg -x kubernetes-client_*.deb . && \
+	@mkdir -p bin && dir=$$(mktemp -d) && chmod 0755 $$dir && cd $$dir && { apt-get download -qq kubernetes-client || { apt-get update -qq && apt-get download -qq kubernetes-client; }; } && dpkg -x kubernetes-client_*.deb . && \
 	  install -m 0755 usr/bin/kubectl $(CURDIR)/$@ && rm -rf $$dir
 
 bin/kload: $(wildcard $(KLOAD)/*.go)
