@@ -13,7 +13,7 @@ func deviceClass() *Kind {
 	k := row[resourcev1.DeviceClass, resourcev1.DeviceClassList](resourcev1.SchemeGroupVersion, "DeviceClass", "deviceclasses")
 	k.Namespaced = false
 	k.Rules = Rules{
-		Prepare:  preparing(countGeneration(func(c *resourcev1.DeviceClass) *resourcev1.DeviceClassSpec { return &c.Spec })),
+		Prepare:  preparing(countSpec(func(c *resourcev1.DeviceClass) *resourcev1.DeviceClassSpec { return &c.Spec })),
 		Validate: validating(checked(validateDeviceClass)),
 	}
 	k.Columns = nameAndAge()

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	resourcev1 "k8s.io/api/resource/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,7 +25,7 @@ func resourceSlice() *Kind {
 					stampTaint(ctx, &s.Spec.Devices[i].Taints[j])
 				}
 			}
-			countGeneration(spec)(s, was)
+			countSpec(spec)(s, was)
 			dropAlphaSlice(s, was)
 		},
 		Validate: validating(checked(validateResourceSlice)),
@@ -59,18 +58,6 @@ func resourceSlice() *Kind {
 func stampTaint(ctx context.Context, t *resourcev1.DeviceTaint) {
 	if t.TimeAdded == nil {
 		t.TimeAdded = &metav1.Time{Time: timeOf(ctx).Truncate(time.Second)}
-	}
-}
-
-// countGeneration is Prepare of a kind without a status: metadata.generation counts the changes of its spec.
-func countGeneration[E, Spec any, P object[E]](spec func(P) *Spec) func(obj, old P) {
-	return func(obj, old P) {
-		switch {
-		case old == nil:
-			obj.SetGeneration(1)
-		case !apiequality.Semantic.DeepEqual(spec(obj), spec(old)):
-			obj.SetGeneration(old.GetGeneration() + 1)
-		}
 	}
 }
 

@@ -53,7 +53,7 @@ func (f *findings) sliceNodes(s *resourcev1.ResourceSliceSpec, path *field.Path)
 	}
 	if s.NodeSelector != nil {
 		set = append(set, "`nodeSelector`")
-		f.oneNodeSelector(s.NodeSelector, path.Child("nodeSelector"))
+		f.nodeSelector(s.NodeSelector, path.Child("nodeSelector"))
 		if terms := s.NodeSelector.NodeSelectorTerms; len(terms) != 1 {
 			f.invalid(path.Child("nodeSelector", "nodeSelectorTerms"), terms, "must have exactly one node selector term")
 		}
@@ -155,7 +155,7 @@ func (f *findings) deviceNodes(d *resourcev1.Device, own bool, path *field.Path)
 	}
 	if d.NodeSelector != nil {
 		set = append(set, "`nodeSelector`")
-		f.oneNodeSelector(d.NodeSelector, path.Child("nodeSelector"))
+		f.nodeSelector(d.NodeSelector, path.Child("nodeSelector"))
 	}
 	if f.trueOrUnset(d.AllNodes, path.Child("allNodes")) {
 		set = append(set, "`allNodes`")

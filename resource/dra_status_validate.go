@@ -25,7 +25,7 @@ func validateResourceClaimStatus(f *findings, c, old *resourcev1.ResourceClaim) 
 	at := path.Child("allocation")
 	f.allocation(&s.Allocation.Devices, namesOf(&c.Spec.Devices), at.Child("devices"))
 	if s.Allocation.NodeSelector != nil {
-		f.oneNodeSelector(s.Allocation.NodeSelector, at.Child("nodeSelector"))
+		f.nodeSelector(s.Allocation.NodeSelector, at.Child("nodeSelector"))
 	}
 }
 

@@ -27,10 +27,7 @@ func deviceTaintRule() *Kind {
 		Validate: validating(checked(validateDeviceTaintRule)),
 	}
 	k.Subresources = []Subresource{statusRules(Rules{
-		Prepare: preparing(func(r, old *resourcev1.DeviceTaintRule) {
-			r.Spec = old.Spec
-			metav1.ResetObjectMetaForStatus(r, old)
-		}),
+		Prepare:  preparing(statusAlone(spec)),
 		Validate: validating(checked(validateDeviceTaintRuleStatus)),
 	})}
 	doc := resourcev1.DeviceTaint{}.SwaggerDoc()

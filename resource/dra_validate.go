@@ -13,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // Names, sizes and enumerations of these kinds are declared in their tags; here is what tags cannot say. CEL expressions are
@@ -319,12 +317,6 @@ func validateDeviceTaintRuleStatus(f *findings, r, old *resourcev1.DeviceTaintRu
 	if n := len(r.Status.Conditions); n > maxTaintRuleConditions {
 		f.add(field.TooMany(at, n, maxTaintRuleConditions))
 	}
-}
-
-func (f *findings) oneNodeSelector(s *corev1.NodeSelector, path *field.Path) {
-	v := podSpecValidator{}
-	v.nodeSelector(s, path)
-	f.add(v.list...)
 }
 
 // trueOrUnset is a flag that only "true" makes sense for.

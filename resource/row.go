@@ -76,17 +76,10 @@ func printing[E any, P object[E]](f func(P, time.Time) []any) func(runtime.Objec
 // keepStatus is Prepare of the main path of a kind with a spec and a status: the status belongs to its subresource, and
 // metadata.generation counts the changes of the spec.
 func keepStatus[E, Spec, Status any, P object[E]](spec func(P) *Spec, status func(P) *Status) func(obj, old P) {
+	keep, count := keepStatusOnly(status), countSpec(spec)
 	return func(obj, old P) {
-		if old == nil {
-			*status(obj) = *new(Status)
-			obj.SetGeneration(1)
-			return
-		}
-		*status(obj) = *status(old)
-		obj.SetGeneration(old.GetGeneration())
-		if !apiequality.Semantic.DeepEqual(spec(obj), spec(old)) {
-			obj.SetGeneration(old.GetGeneration() + 1)
-		}
+		keep(obj, old)
+		count(obj, old)
 	}
 }
 
