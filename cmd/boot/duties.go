@@ -3,7 +3,6 @@ package boot
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -30,7 +29,7 @@ import (
 // process. A follower does not run them while a new leader could fill them within the time of an election: decoding every object on
 // every peer was a fifth of the cost of a write, and more memory than the objects themselves.
 type duties struct {
-	master    *Master
+	master    *Plane
 	informers informers.SharedInformerFactory
 	byStorage map[string]cache.SharedIndexInformer // by the name under which the state keeps the objects
 	nodes     cache.SharedIndexInformer            // runs on every master
@@ -160,9 +159,9 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 			Client: client, Metadata: meta, Informers: d.informers, Resources: resource.All(),
 			Snapshot:   func() controller.Snapshot { return m.api.Snapshot() },
 			Heartbeats: heartbeats{m.api}, Recorder: recorder, Masters: m.endpoints,
-			ServiceIP: apiServiceIP(m.services), ServiceNetwork: m.services,
-			RootCA: m.authority.PEM(), FrontProxyCA: m.authority.FrontProxy().PEM(),
-			Certificates: controller.Certificates{Issue: m.authority.IssueRequest, BindNode: m.joins.BindNode},
+			ServiceIP: apiServiceIP(m.cfg.Services), ServiceNetwork: m.cfg.Services,
+			RootCA: m.cfg.Authority.PEM(), FrontProxyCA: m.cfg.Authority.FrontProxy().PEM(),
+			Certificates: controller.Certificates{Issue: m.cfg.Authority.IssueRequest, BindNode: m.joins.BindNode},
 			AccountToken: m.tokens.Legacy, NodeGrace: m.cfg.NodeGrace,
 			Synced: d.catchUp, Log: m.log,
 		})
@@ -248,17 +247,6 @@ func (d *duties) Explain(ctx context.Context, namespace, name string) (any, erro
 		return nil, apierrors.NewServiceUnavailable("the scheduler is not at work on this master; ask again in a second")
 	}
 	return s.Explain(ctx, namespace, name)
-}
-
-// endpoints are the addresses of all masters.
-func (m *Master) endpoints() []netip.AddrPort {
-	var all []netip.AddrPort
-	for _, member := range m.members() {
-		if a, err := netip.ParseAddrPort(member.Addr); err == nil {
-			all = append(all, a)
-		}
-	}
-	return all
 }
 
 type heartbeats struct{ api *api.Server }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,12 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/kubernetes"
 
 	"mgr/api"
-	"mgr/api/admission"
-	"mgr/api/auth"
-	"mgr/api/join"
 	"mgr/fsm"
 	"mgr/pki"
 	"mgr/raftnode"
@@ -32,6 +27,9 @@ const (
 	ClusterDomain = "cluster.local"
 	issuer        = "https://kubernetes.default.svc." + ClusterDomain
 )
+
+// leavePatience is how long a master that stops tries to hand leadership over.
+const leavePatience = 2 * time.Second
 
 // MasterConfig is the command line of a master.
 type MasterConfig struct {
@@ -52,22 +50,14 @@ type MasterConfig struct {
 
 // Master is a peer of the quorum with everything that runs beside it.
 type Master struct {
-	cfg      MasterConfig
-	log      *slog.Logger
-	addr     netip.AddrPort
-	services netip.Prefix
-	pods     netip.Prefix
-
+	*Plane    // nil before assemble
+	cfg       MasterConfig
+	log       *slog.Logger
+	addr      netip.AddrPort
+	services  netip.Prefix
+	pods      netip.Prefix
 	authority *pki.Authority
 	cert      *pki.Renewing
-	node      *raftnode.Node
-	tunnels   *tunnel.Registry
-	nodeKeys  *auth.NodeKeys
-	tokens    *auth.Tokens
-	joins     *join.Server
-	api       *api.Server
-	duties    *duties
-	admin     kubernetes.Interface // in process, as the administrator
 }
 
 // RunMaster runs a master until ctx is done; then it hands leadership over and stops.
@@ -157,12 +147,10 @@ func dnsIP(services netip.Prefix) netip.Addr {
 	return ip
 }
 
-// assemble makes the parts, from the state machine up.
+// assemble opens the quorum's log and puts the control plane on it.
 func (m *Master) assemble() error {
-	machine := fsm.New(fsm.Options{})
-	var err error
-	m.node, err = raftnode.Open(raftnode.Config{
-		ID: m.cfg.ID, Addr: m.addr.String(), Dir: filepath.Join(m.cfg.Dir, "raft"), FSM: machine, Log: m.log, Version: api.Version().GitVersion,
+	node, err := raftnode.Open(raftnode.Config{
+		ID: m.cfg.ID, Addr: m.addr.String(), Dir: filepath.Join(m.cfg.Dir, "raft"), FSM: fsm.New(fsm.Options{}), Log: m.log, Version: api.Version().GitVersion,
 		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
 			return pki.DialRaft(ctx, m.authority.Trust, m.cert, addr, id)
 		},
@@ -170,55 +158,14 @@ func (m *Master) assemble() error {
 	if err != nil {
 		return fmt.Errorf("open the quorum's log: %w", err)
 	}
-	reader := api.NewReader(m.node)
-	authn, err := auth.New(auth.Config{Reader: reader, CatchUp: m.node.ReadIndex, SigningKey: m.authority.SigningKey, Issuer: issuer})
-	if err != nil {
-		return err
-	}
-	m.nodeKeys, m.tokens = authn.Nodes, authn.Tokens
-	m.tunnels = tunnel.NewRegistry(m.log)
-	m.duties = &duties{master: m}
-	m.joins = join.New(join.Config{
-		Authority: m.authority, Reader: reader, CatchUp: m.node.ReadIndex,
-		Client:  func() kubernetes.Interface { return m.admin },
-		Members: m.members, AddMember: m.node.Join,
-		ClusterConfig: func() any { return m.settings() }, Log: m.log,
-	})
-	// What members and administrators ask for, and the documents by which others verify service-account tokens.
-	extra, err := authn.Tokens.Documents()
-	if err != nil {
-		return err
-	}
-	maps.Copy(extra, m.joins.Extra())
-	authorizer := auth.NewAuthorizer(auth.AuthorizerConfig{Feed: reader, CatchUp: m.node.ReadIndex})
-	m.api, err = api.New(api.Config{
-		Quorum:        m.node,
-		Authenticator: authn,
-		Authorizer:    authorizer,
-		Admission: admission.New(admission.Config{
-			Reader: reader, CatchUp: m.node.ReadIndex, TolerationSeconds: int64(m.cfg.PodToleration / time.Second),
-			Authorizer: authorizer, NodeRegistered: m.joins.NodeRegistered,
-		}),
-		Dialer: m.tunnels,
-		Tokens: authn.Tokens, TokenReviewer: authn,
-		Explainer: m.duties,
-		Peers:     m.peerTransport(),
-		Ranges:    api.Ranges{Services: m.services, Pods: m.pods},
-		Members:   func() any { return m.node.Members() },
-		Gauges:    m.node.Gauges,
-		Ready:     map[string]func(context.Context) error{"basic-namespaces": basicsExist(reader)},
-		Public:    m.joins.Public(),
-		Extra:     extra,
-		Log:       m.log,
+	m.Plane, err = Assemble(Parts{
+		ID: m.cfg.ID, Node: node, Authority: m.authority, Tunnels: tunnel.NewRegistry(m.log), Peers: m.peerTransport(),
+		Services: m.services, Pods: m.pods, NodeGrace: m.cfg.NodeGrace, PodToleration: m.cfg.PodToleration, Log: m.log,
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, node.Close())
 	}
-	m.admin, err = kubernetes.NewForConfig(m.api.Loopback(pki.AdminName, []string{pki.OrgAdmins}, 0))
-	if err != nil {
-		return err
-	}
-	return m.duties.prepare()
+	return nil
 }
 
 // peerTransport carries requests to other masters, which prove to be one.
@@ -244,17 +191,13 @@ func (m *Master) run(ctx context.Context, listener net.Listener) error {
 	// The port outlives the quorum's hand-over, which needs it.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return port.Serve(serving, listener) })
-	g.Go(func() error { return m.duties.run(ctx) })
+	g.Go(func() error { return m.Plane.Run(ctx) })
 	g.Go(func() error { return m.watchQuorum(ctx) })
 	g.Go(func() error { m.api.Warm(ctx); settle(ctx, m.log); return nil })
 	g.Go(func() error {
-		m.node.RunAsLeader(ctx, m.duties.lead)
-		return nil
-	})
-	g.Go(func() error {
 		defer stopServing()
 		<-ctx.Done()
-		m.leave()
+		m.Leave(leavePatience)
 		return nil
 	})
 	if err := m.enter(ctx); err != nil && ctx.Err() == nil {

@@ -86,11 +86,6 @@ func (m *Master) joinQuorum(ctx context.Context) error {
 	}
 }
 
-// settings are what joining masters and nodes are told.
-func (m *Master) settings() clusterSettings {
-	return clusterSettings{Services: m.services, Pods: m.pods, Domain: ClusterDomain}
-}
-
 // watchQuorum ends the master, to be started anew by its supervisor, when its peer cannot follow the log any more.
 func (m *Master) watchQuorum(ctx context.Context) error {
 	select {
@@ -98,40 +93,6 @@ func (m *Master) watchQuorum(ctx context.Context) error {
 		return nil
 	case <-m.node.Failed():
 		return m.node.Err()
-	}
-}
-
-// leave hands leadership over, so that a planned stop does not cost an election, and hands on the requests that wait here
-// for the new leader.
-func (m *Master) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	if _, _, self := m.node.Leader(); self {
-		if err := m.node.TransferLeadership(ctx); err != nil {
-			m.log.Info("leadership was not handed over; the others will elect", "err", err)
-		} else {
-			m.awaitSuccessor(ctx)
-		}
-	}
-	m.api.Close()
-	m.tunnels.Close()
-}
-
-// awaitSuccessor waits until this master knows the new leader, and long enough for requests to see it too.
-func (m *Master) awaitSuccessor(ctx context.Context) {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for known := false; ; {
-		id, _, _ := m.node.Leader()
-		if id != "" && known {
-			return
-		}
-		known = id != ""
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
 	}
 }
 
@@ -158,15 +119,6 @@ func (m *Master) serveAgent(conn *tls.Conn, peer pki.Peer) {
 		return
 	}
 	m.tunnels.HandleConn(conn, node)
-}
-
-// members are all masters, as the quorum knows them now.
-func (m *Master) members() []enroll.Member {
-	var all []enroll.Member
-	for _, p := range m.node.Peers() {
-		all = append(all, enroll.Member{ID: p.ID, Addr: p.Addr})
-	}
-	return all
 }
 
 // writeKubeconfig leaves the administrator's way in on this machine, for root.
