@@ -8,7 +8,7 @@ X           := -X k8s.io/component-base/version.gitVersion=$(KUBE)+mgr -X k8s.io
 LDFLAGS     := -s -w $(X)
 EMBED       := agent/embedded/files/shim.gz agent/embedded/files/demo.tar.gz
 SOURCES     := $(shell find . -name '*.go' -not -path './bin/*') go.mod go.sum
-APT         := runc iptables iproute2 conntrack busybox-static
+APT         := runc iptables iproute2 conntrack busybox-static strace
 CONFORMANCE := $(addprefix bin/conformance/,e2e.test images.tar.gz run)
 KLOAD       ?= ../shared/tools/kload
 
@@ -36,11 +36,11 @@ install: build ## install the binary to /usr/local/bin (see deploy/ for the serv
 
 ##@ Develop
 .PHONY: test
-test: deps build images bin/kubectl-1.20 ## everything: unit, integration with real containers, whole clusters, failover (root, ~15 min)
+test: deps build bin/mgr-failpoints images bin/kubectl-1.20 ## everything: unit, integration with real containers, whole clusters, failover (root, ~15 min)
 	test/run
 
 .PHONY: test-long
-test-long: ## what takes too long for every day: each fuzz target for a minute (FUZZTIME=1m)
+test-long: deps build bin/mgr-failpoints images ## what takes too long for every day: each fuzz target for a minute (FUZZTIME=1m)
 	test/long
 
 .PHONY: unit
@@ -91,6 +91,11 @@ $(EMBED) &: $(wildcard cmd/mgr-shim/*.go demo/*.go cmd/mkimage/*.go agent/image/
 bin/mgr: $(EMBED) $(SOURCES) cmd/local/demo.yaml
 	@mkdir -p bin
 	go build -ldflags "$(LDFLAGS)" -o $@ ./cmd/mgr
+
+# The same program with points at which tests kill it, and a wall clock that tests move (see failpoint/).
+bin/mgr-failpoints: $(EMBED) $(SOURCES) cmd/local/demo.yaml $(wildcard failpoint/*.s)
+	@mkdir -p bin
+	go build -tags failpoints -ldflags "$(LDFLAGS) -checklinkname=0" -o $@ ./cmd/mgr
 
 .PHONY: images
 images: bin/images/busybox.tar.gz

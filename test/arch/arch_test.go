@@ -17,7 +17,7 @@ import (
 
 // order lists the top-level folders: a folder imports only those before it. Leaves that belong to the host's side stand
 // after the masters' folders but may not use them (see bans).
-var order = []string{"pki", "tunnel", "resource", "fsm", "raftnode", "scheduler", "controller", "api", "agent", "netproxy", "demo", "cmd", "test"}
+var order = []string{"failpoint", "pki", "tunnel", "resource", "fsm", "raftnode", "scheduler", "controller", "api", "agent", "netproxy", "demo", "cmd", "test"}
 
 // bans are imports that order alone would allow.
 var bans = []struct{ folder, banned, reason string }{
