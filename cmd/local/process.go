@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -27,6 +28,7 @@ type process struct {
 	restarts int
 	lastExit string
 	cancel   context.CancelFunc
+	now      chan struct{} // a token: start it now, do not wait any longer
 	done     chan struct{}
 }
 
@@ -35,15 +37,21 @@ const (
 	maxBackoff   = 10 * time.Second
 )
 
-// run starts the keeper; it is a no-op for a process that is already wanted.
+// run starts the keeper. For a process that is already wanted it cuts the back-off short.
 func (p *process) run() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.wanted {
+		if p.cmd == nil {
+			select {
+			case p.now <- struct{}{}:
+			default:
+			}
+		}
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p.wanted, p.cancel, p.done = true, cancel, make(chan struct{})
+	p.wanted, p.cancel, p.done, p.now = true, cancel, make(chan struct{}), make(chan struct{}, 1)
 	go func() {
 		defer close(p.done)
 		p.keep(ctx)
@@ -65,9 +73,11 @@ func (p *process) keep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-p.now:
+			backoff = firstBackoff
 		case <-time.After(backoff):
+			backoff = min(2*backoff, maxBackoff)
 		}
-		backoff = min(2*backoff, maxBackoff)
 		p.mu.Lock()
 		p.restarts++
 		p.mu.Unlock()
@@ -81,7 +91,10 @@ func (p *process) once(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
-	cmd := exec.Command(p.args[0], p.args[1:]...)
+	cmd, err := p.command()
+	if err != nil {
+		return err
+	}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Dir = p.host.Dir
 	// A session of its own: the terminal's Ctrl-C is for `mgr up`, not for the cluster.
@@ -106,6 +119,24 @@ func (p *process) once(ctx context.Context) error {
 		err = errors.New("exit status 0")
 	}
 	return err
+}
+
+// command is what is started next: the host's command line, changed by its override file if there is one.
+func (p *process) command() (*exec.Cmd, error) {
+	o, err := LoadOverride(filepath.Dir(p.host.Dir), p.host.Name)
+	if err != nil {
+		return nil, err
+	}
+	args := append(slices.Clone(p.args), o.Args...)
+	if o.Binary != "" {
+		args[0] = o.Binary
+	}
+	args = append(slices.Clone(o.Under), args...)
+	cmd := exec.Command(args[0], args[1:]...)
+	if len(o.Env) > 0 {
+		cmd.Env = append(os.Environ(), o.Env...)
+	}
+	return cmd, nil
 }
 
 // signal sends sig to the running process; a process that is not running is no error.
