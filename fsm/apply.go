@@ -15,6 +15,8 @@ type writer struct {
 	sum         uint64
 	epoch       uint64
 	floor       uint64
+	time        int64 // the latest that an entry had
+	times       timeline
 	dir         *directory
 	tables      []*table
 	dirty       []bool // by table
@@ -48,6 +50,7 @@ func (w *writer) apply(e Entry) ([]Result, error) {
 		if err != nil {
 			return nil, err
 		}
+		w.time = max(w.time, e.Time)
 		results = make([]Result, len(commands))
 		for i := range commands {
 			if i < len(e.Forms) {
@@ -79,6 +82,9 @@ func (w *writer) command(c *Command, term uint64) Result {
 		w.rollback()
 		w.revision = before
 		return Result{Revision: before, Refusal: refusal}
+	}
+	if w.revision != before {
+		w.times.note(w.time, before)
 	}
 	w.commit(c)
 	return Result{Revision: w.revision, Objects: objects}
@@ -190,7 +196,7 @@ func (w *writer) rollback() {
 // commit adds the changes of the current command to the histories.
 func (w *writer) commit(c *Command) {
 	for _, ch := range w.undo {
-		e := Event{Type: Modified, Revision: ch.revision, Object: ch.now, Prev: ch.prev, Actor: c.Actor, Cause: c.Cause}
+		e := Event{Type: Modified, Revision: ch.revision, Object: ch.now, Prev: ch.prev, Actor: c.Actor, Cause: c.Cause, Time: w.time}
 		switch {
 		case ch.now == nil:
 			e.Type, e.Object = Deleted, ch.prev.tombstone(ch.revision)

@@ -49,7 +49,10 @@ func New(o Options) *FSM {
 // Entry is one entry of the log.
 type Entry struct {
 	Index, Term uint64
-	Data        []byte // made by EncodeEntry or JoinEntry; empty for an entry of Raft's own, which only moves the index
+	// Time is when the leader appended the entry, by its clock, in milliseconds since 1970; 0: not known. It is part of the log, hence
+	// equal on all peers. It dates events and changes nothing else.
+	Time int64
+	Data []byte // made by EncodeEntry or JoinEntry; empty for an entry of Raft's own, which only moves the index
 	// Forms are the forms of each command's ops, on the peer that proposed them; nil elsewhere. They change nothing but what readers
 	// of this peer need not decode.
 	Forms [][]Form
@@ -128,7 +131,7 @@ func (f *FSM) publish() {
 	old := f.state.Load()
 	s := &State{
 		index: f.w.index, revision: f.w.revision, sum: f.w.sum, epoch: f.w.epoch, floor: f.w.floor,
-		dir: f.w.dir, tables: make([]*table, len(f.w.tables)),
+		times: f.w.times, dir: f.w.dir, tables: make([]*table, len(f.w.tables)),
 	}
 	for i, t := range f.w.tables {
 		if f.w.dirty[i] || old == nil || i >= len(old.tables) || old.epoch != s.epoch {

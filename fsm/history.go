@@ -24,6 +24,7 @@ type Event struct {
 	Prev     *Object
 	Actor    string
 	Cause    string
+	Time     int64 // of its log entry (Entry.Time), milliseconds since 1970; it never goes back; 0: not known
 }
 
 // history is the bounded past of one resource: chunks of events, closed ones and the one being filled. It is used by

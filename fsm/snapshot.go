@@ -140,7 +140,7 @@ func (in *snapshotReader) state(o Options) (*writer, error) {
 	if w.revision, err = binary.ReadUvarint(in); err != nil {
 		return nil, short(err)
 	}
-	w.floor = w.revision // no history from before
+	w.floor, w.times.partial = w.revision, true // no history from before
 	if err := in.tables(w); err != nil {
 		return nil, short(err)
 	}

@@ -28,6 +28,9 @@ func (a adapter) ApplyBatch(logs []*raft.Log) []any {
 	entries := make([]fsm.Entry, len(logs))
 	for i, l := range logs {
 		entries[i] = fsm.Entry{Index: l.Index, Term: l.Term}
+		if !l.AppendedAt.IsZero() {
+			entries[i].Time = l.AppendedAt.UnixMilli()
+		}
 		if l.Type == raft.LogCommand {
 			entries[i].Data = l.Data
 			if len(l.Data) > 0 {
