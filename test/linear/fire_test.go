@@ -45,7 +45,7 @@ func (a *acks) write(ctx context.Context, at kubernetes.Interface, prefix string
 		}
 		a.mu.Unlock()
 		if err != nil {
-			pause(ctx, 5*time.Millisecond)
+			cluster.Pause(ctx, 5*time.Millisecond)
 		}
 	}
 }
@@ -74,7 +74,7 @@ func (a *acks) gap() (longest time.Duration) {
 // check fails the test if a master does not have an acknowledged write.
 func (a *acks) check(t *testing.T, w *world) {
 	t.Helper()
-	for i, at := range w.masters {
+	for i, at := range w.Kubes {
 		list, err := at.CoreV1().ConfigMaps(namespace).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -96,12 +96,12 @@ func (a *acks) check(t *testing.T, w *world) {
 func TestAllMastersKilled(t *testing.T) {
 	w := newWorld(t, "allkilled")
 	all := &acks{at: map[string]time.Time{}}
-	var back durations
+	var back cluster.Durations
 	for round := range 5 {
-		_, members := w.whole(t)
+		_, members := w.Whole(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		var writers sync.WaitGroup
-		for i, at := range w.masters {
+		for i, at := range w.Kubes {
 			for j := range 2 {
 				writers.Go(func() { all.write(ctx, at, fmt.Sprintf("k%d-%d-%d", round, i, j)) })
 			}
@@ -113,7 +113,7 @@ func TestAllMastersKilled(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		w.anywhere(t, "a write after all were killed", func(ctx context.Context, at kubernetes.Interface) error {
+		w.Anywhere(t, "a write after all were killed", func(ctx context.Context, at kubernetes.Interface) error {
 			cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "back-"}}
 			_, err := at.CoreV1().ConfigMaps(namespace).Create(ctx, cm, metav1.CreateOptions{})
 			return err
@@ -121,7 +121,7 @@ func TestAllMastersKilled(t *testing.T) {
 		back = append(back, time.Since(began))
 		cancel()
 		writers.Wait()
-		w.whole(t)
+		w.Whole(t)
 		all.check(t, w)
 	}
 	t.Logf("all masters killed %d times: %d acknowledged writes, none lost; writes go on (their supervisor's back-off included) after %s",
@@ -132,15 +132,15 @@ func TestAllMastersKilled(t *testing.T) {
 // hardly a pause, and nothing that was acknowledged is lost.
 func TestPlannedStop(t *testing.T) {
 	w := newWorld(t, "planned")
-	var gaps, stops durations
+	var gaps, stops cluster.Durations
 	var story string // of the longest gap
 	for round := range 4 {
-		leader, _ := w.whole(t)
+		leader, _ := w.Whole(t)
 		a := &acks{at: map[string]time.Time{}}
 		ctx, cancel := context.WithCancel(t.Context())
 		var writers sync.WaitGroup
-		for i, at := range w.masters {
-			if w.ids[i] != leader.ID {
+		for i, at := range w.Kubes {
+			if w.IDs[i] != leader.ID {
 				writers.Go(func() { a.write(ctx, at, fmt.Sprintf("s%d-%d", round, i)) })
 			}
 		}
@@ -158,12 +158,12 @@ func TestPlannedStop(t *testing.T) {
 		}
 		gaps = append(gaps, a.gap())
 		if a.gap() == slices.Max(gaps) {
-			story = w.story(t, began, stops[round])
+			story = w.Story(t, began, stops[round])
 		}
 		if err := w.Hosts.Do(t.Context(), leader.ID, "start"); err != nil {
 			t.Fatal(err)
 		}
-		w.whole(t)
+		w.Whole(t)
 		a.check(t, w)
 	}
 	t.Logf("planned stop of the leader: longest time without an accepted write %s; stopped after %s", gaps, stops)

@@ -23,7 +23,7 @@ import (
 // without space anywhere writes are refused with a status that says so while reads go on; with space, writes go on.
 func TestFullDataDirectory(t *testing.T) {
 	w := newWorld(t, "full")
-	for _, id := range w.ids {
+	for _, id := range w.IDs {
 		w.onSmallDisk(t, id)
 	}
 	write := func(ctx context.Context, at kubernetes.Interface) error {
@@ -31,46 +31,46 @@ func TestFullDataDirectory(t *testing.T) {
 		_, err := at.CoreV1().ConfigMaps(namespace).Create(ctx, cm, metav1.CreateOptions{})
 		return err
 	}
-	first, _ := w.whole(t)
-	w.anywhere(t, "a write with space", write)
+	first, _ := w.Whole(t)
+	w.Anywhere(t, "a write with space", write)
 
 	w.fill(t, first.ID)
 	cluster.Eventually(t, 30*time.Second, "the leader without space yields", func(ctx context.Context) error {
-		now, _ := w.whole(t)
+		now, _ := w.Whole(t)
 		if now.ID == first.ID {
 			return fmt.Errorf("%s still leads", first.ID)
 		}
 		return nil
 	})
-	w.anywhere(t, "a write while two masters have space", write)
+	w.Anywhere(t, "a write while two masters have space", write)
 
-	for _, id := range w.ids {
+	for _, id := range w.IDs {
 		w.fill(t, id)
 	}
-	for i, at := range w.masters {
+	for i, at := range w.Kubes {
 		cluster.Eventually(t, 30*time.Second, "writes are refused for want of space", func(ctx context.Context) error {
 			err := write(ctx, at)
 			var status *apierrors.StatusError
 			if errors.As(err, &status) && status.ErrStatus.Code == http.StatusInsufficientStorage {
 				return nil
 			}
-			return fmt.Errorf("%s answers %w", w.ids[i], err)
+			return fmt.Errorf("%s answers %w", w.IDs[i], err)
 		})
 		for range 5 {
 			if _, err := at.CoreV1().ConfigMaps(namespace).List(t.Context(), metav1.ListOptions{}); err != nil {
-				t.Errorf("%s: consistent read with full disks: %v", w.ids[i], err)
+				t.Errorf("%s: consistent read with full disks: %v", w.IDs[i], err)
 			}
 		}
 	}
-	for _, id := range w.ids {
+	for _, id := range w.IDs {
 		if err := os.Remove(w.filler(id)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	began := time.Now()
-	w.anywhere(t, "a write when there is space again", write)
+	w.Anywhere(t, "a write when there is space again", write)
 	t.Logf("writes went on %v after there was space", time.Since(began).Round(time.Millisecond))
-	w.whole(t)
+	w.Whole(t)
 }
 
 func (w *world) raftDir(id string) string { return filepath.Join(w.Dir, id, "raft") }
@@ -99,7 +99,7 @@ func (w *world) onSmallDisk(t *testing.T, id string) {
 	})
 	must(os.CopyFS(dir, os.DirFS(keep)))
 	must(w.Hosts.Do(t.Context(), id, "start"))
-	w.whole(t)
+	w.Whole(t)
 }
 
 // fill takes all space of a master's disk.

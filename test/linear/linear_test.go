@@ -5,14 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,10 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
-	"mgr/cmd/admin"
 	"mgr/test/cluster"
 )
 
@@ -52,10 +45,8 @@ func kills(t *testing.T) int {
 
 // world is the cluster under test, with a client for each master.
 type world struct {
-	*cluster.Cluster
-	masters []kubernetes.Interface
-	ids     []string // of the masters, in the same order
-	hist    history
+	*cluster.Masters
+	hist history
 }
 
 func TestLeaderKills(t *testing.T) {
@@ -69,7 +60,7 @@ func TestLeaderKills(t *testing.T) {
 	for i := range clients {
 		load.Go(func() { w.client(writing, i) })
 	}
-	watchers := make([]*watcher, len(w.masters))
+	watchers := make([]*watcher, len(w.Kubes))
 	for i := range watchers {
 		watchers[i] = &watcher{world: w, first: i}
 		watching.Go(func() { watchers[i].run(watches, t) })
@@ -113,38 +104,12 @@ func TestLeaderKills(t *testing.T) {
 
 // newWorld starts three masters without nodes and makes a client for each.
 func newWorld(t *testing.T, name string) *world {
-	w := &world{Cluster: cluster.Start(t, cluster.Options{Name: name, Nodes: -1})}
-	w.connect(t)
+	w := &world{Masters: cluster.NewMasters(t, cluster.Start(t, cluster.Options{Name: name, Nodes: -1}))}
 	_, err := w.Kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return w
-}
-
-// connect makes a client for each master, which waits for no other.
-func (w *world) connect(t *testing.T) {
-	raw, err := clientcmd.LoadFromFile(w.Kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range slices.Sorted(maps.Keys(raw.Contexts)) {
-		if !strings.HasPrefix(name, "mgr-") {
-			continue
-		}
-		cfg, err := clientcmd.NewNonInteractiveClientConfig(*raw, name, nil, nil).ClientConfig()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.QPS, cfg.Timeout = -1, 0
-		// Each master its own connections: a shared cache of transports would follow the URL only.
-		cfg.UserAgent = name
-		w.ids = append(w.ids, strings.TrimPrefix(name, "mgr-"))
-		w.masters = append(w.masters, kubernetes.NewForConfigOrDie(rest.CopyConfig(cfg)))
-	}
-	if len(w.masters) != 3 {
-		t.Fatalf("the kubeconfig has %d masters", len(w.masters))
-	}
 }
 
 // prepare makes the registers, and a node that only exists on paper, for the scheduler.
@@ -180,7 +145,7 @@ func (w *world) object(i int, value string) *corev1.ConfigMap {
 // client reads and writes at random masters until ctx ends.
 func (w *world) client(ctx context.Context, id int) {
 	for n := 0; ctx.Err() == nil; n++ {
-		at, reg := w.masters[rand.IntN(len(w.masters))], rand.IntN(registers)
+		at, reg := w.Any(), rand.IntN(registers)
 		o := op{client: id, key: name(reg), write: rand.IntN(2) == 0, call: w.hist.now()}
 		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		var got *corev1.ConfigMap
@@ -200,7 +165,7 @@ func (w *world) client(ctx context.Context, id int) {
 			o.value, o.revision = got.Data["v"], got.ResourceVersion
 		case !o.write || refused(err):
 			// Nothing happened. A dead master answers at once; give the others the machine.
-			pause(ctx, 5*time.Millisecond)
+			cluster.Pause(ctx, 5*time.Millisecond)
 			continue
 		default:
 			o.unknown = true
@@ -214,50 +179,11 @@ func refused(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || apierrors.IsConflict(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err)
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}
-
-// whole waits until all masters are there, vote and have caught up, and returns the leader and all of them.
-func (w *world) whole(t *testing.T) (leader admin.Member, members []admin.Member) {
-	t.Helper()
-	cluster.Eventually(t, time.Minute, "a whole quorum with a leader", func(ctx context.Context) (err error) {
-		if members, err = admin.Members(ctx, w.masters[rand.IntN(len(w.masters))]); err != nil {
-			return err
-		}
-		leader = admin.Member{}
-		for _, m := range members {
-			if m.Role == "leader" {
-				leader = m
-			}
-		}
-		if leader.PID == 0 {
-			return errors.New("there is no leader")
-		}
-		for _, m := range members {
-			if !m.Reachable || !m.Voter() || m.Diverged {
-				return fmt.Errorf("%s is not back: %+v", m.ID, m)
-			}
-			if m.AppliedIndex+caughtUp < leader.AppliedIndex {
-				return fmt.Errorf("%s is at %d of %d", m.ID, m.AppliedIndex, leader.AppliedIndex)
-			}
-		}
-		return nil
-	})
-	return leader, members
-}
-
-// caughtUp is how many entries of a log that grows a master may be behind.
-const caughtUp = 100
-
 // killLeader waits until all masters are there, kills the leader with -9, and measures until writes and placements go on.
 func (w *world) killLeader(t *testing.T, i int, f *figures) {
 	t.Helper()
 	ctx := t.Context()
-	old, _ := w.whole(t)
+	old, _ := w.Whole(t)
 	began := time.Now()
 	if err := syscall.Kill(old.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -266,7 +192,7 @@ func (w *world) killLeader(t *testing.T, i int, f *figures) {
 		Containers:  []corev1.Container{{Name: "c", Image: "none"}},
 		Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 	}}
-	w.anywhere(t, "a write is accepted", func(ctx context.Context, at kubernetes.Interface) error {
+	w.Anywhere(t, "a write is accepted", func(ctx context.Context, at kubernetes.Interface) error {
 		_, err := at.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return nil
@@ -274,7 +200,7 @@ func (w *world) killLeader(t *testing.T, i int, f *figures) {
 		return err
 	})
 	f.write = append(f.write, time.Since(began))
-	w.anywhere(t, "the new scheduler places a pod", func(ctx context.Context, at kubernetes.Interface) error {
+	w.Anywhere(t, "the new scheduler places a pod", func(ctx context.Context, at kubernetes.Interface) error {
 		p, err := at.CoreV1().Pods(namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 		if err == nil && p.Spec.NodeName == "" {
 			err = errors.New("not placed")
@@ -283,46 +209,16 @@ func (w *world) killLeader(t *testing.T, i int, f *figures) {
 	})
 	took := time.Since(began)
 	f.place = append(f.place, took)
-	f.stories = append(f.stories, told{took, fmt.Sprintf("%s\n%8.3fs first write", w.story(t, began, took), f.write[i].Seconds())})
+	f.stories = append(f.stories, told{took, fmt.Sprintf("%s\n%8.3fs first write", w.Story(t, began, took), f.write[i].Seconds())})
 	if ctx.Err() != nil {
 		t.Fatal(ctx.Err())
-	}
-}
-
-// anywhere tries all masters at once, again and again, until one does it.
-func (w *world) anywhere(t *testing.T, what string, do func(context.Context, kubernetes.Interface) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	done := make(chan error, len(w.masters))
-	for _, at := range w.masters {
-		go func() {
-			for {
-				attempt, cancel := context.WithTimeout(ctx, time.Second)
-				err := do(attempt, at)
-				cancel()
-				if err == nil || ctx.Err() != nil {
-					done <- err
-					return
-				}
-				pause(ctx, 5*time.Millisecond)
-			}
-		}()
-	}
-	err := <-done
-	cancel()
-	for range len(w.masters) - 1 {
-		<-done
-	}
-	if err != nil {
-		t.Fatalf("%s: not within 30 s: %v", what, err)
 	}
 }
 
 // lastWrite makes a final write and returns its revision.
 func (w *world) lastWrite(t *testing.T) uint64 {
 	var revision atomic.Uint64
-	w.anywhere(t, "a last write", func(ctx context.Context, at kubernetes.Interface) error {
+	w.Anywhere(t, "a last write", func(ctx context.Context, at kubernetes.Interface) error {
 		cm := w.object(registers, "last")
 		got, err := at.CoreV1().ConfigMaps(namespace).Create(ctx, cm, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
@@ -338,49 +234,8 @@ func (w *world) lastWrite(t *testing.T) uint64 {
 	return revision.Load()
 }
 
-// story is what the masters logged about leadership since began, with the time since then.
-func (w *world) story(t *testing.T, began time.Time, took time.Duration) string {
-	var lines []string
-	logs, err := filepath.Glob(filepath.Join(w.Dir, "*", "mgr.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range logs {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(string(b)) {
-			m := logLine.FindStringSubmatch(line)
-			if m == nil || !tells.MatchString(m[2]) {
-				continue
-			}
-			at, err := time.Parse(time.RFC3339Nano, m[1])
-			if since := at.Sub(began); err == nil && since > -time.Second && since <= took {
-				lines = append(lines, fmt.Sprintf("%8.3fs %s %s", since.Seconds(), filepath.Base(filepath.Dir(path)), m[2]))
-			}
-		}
-	}
-	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(strings.TrimSpace(a), strings.TrimSpace(b)) })
-	return strings.Join(lines, "\n") + fmt.Sprintf("\n%8.3fs done", took.Seconds())
-}
-
-var (
-	logLine = regexp.MustCompile(`^time=(\S+) level=\w+ msg=(.*)`)
-	tells   = regexp.MustCompile(`stand|transfer|handed|candidate|election|vote|leads|leading|leader state|scheduler started|stepping down|master is up|initial config|contact`)
-)
-
-// durations that print their distribution.
-type durations []time.Duration
-
-func (d durations) String() string {
-	s := slices.Sorted(slices.Values(d))
-	at := func(p float64) time.Duration { return s[int(p*float64(len(s)-1)+0.5)].Round(time.Millisecond) }
-	return fmt.Sprintf("p50 %s, p90 %s, max %s", at(.5), at(.9), at(1))
-}
-
 type figures struct {
-	write, place durations
+	write, place cluster.Durations
 	stories      []told
 }
 

@@ -10,22 +10,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"mgr/test/cluster"
 )
 
 // run lists once and then only ever resumes: a relist would hide a gap.
 func (w *watcher) run(ctx context.Context, t *testing.T) {
-	list, err := w.masters[w.first].CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: "register"})
+	list, err := w.Kubes[w.first].CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: "register"})
 	if err != nil {
 		t.Errorf("the first list: %v", err)
 		return
 	}
 	from := list.ResourceVersion
 	for next := w.first; ctx.Err() == nil; next++ {
-		wi, err := w.masters[next%len(w.masters)].CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{
+		wi, err := w.Kubes[next%len(w.Kubes)].CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{
 			LabelSelector: "register", ResourceVersion: from, AllowWatchBookmarks: true,
 		})
 		if err != nil {
-			pause(ctx, pauseBetweenMasters)
+			cluster.Pause(ctx, pauseBetweenMasters)
 			continue
 		}
 		from = w.follow(ctx, t, wi, from)
