@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,11 +44,12 @@ const (
 // handler has ended.
 func (p *Port) Serve(ctx context.Context, ln net.Listener) error {
 	var streams sync.WaitGroup
+	var requests atomic.Int64 // under way
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true) // named, because a TLSNextProto of our own would switch it off
 	srv := &http.Server{
-		Handler:           p.HTTP,
+		Handler:           counted(p.HTTP, &requests),
 		TLSConfig:         ServerTLS(p.Trust, p.FrontProxies, p.Cert),
 		Protocols:         protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: stuckTimeout},
@@ -65,7 +68,7 @@ func (p *Port) Serve(ctx context.Context, ln net.Listener) error {
 	case err = <-failed:
 		err = fmt.Errorf("serving on %s: %w", ln.Addr(), err)
 	case <-ctx.Done():
-		p.drain(srv)
+		p.drain(srv, &requests)
 		<-failed
 	}
 	err = errors.Join(err, srv.Close())
@@ -73,14 +76,44 @@ func (p *Port) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-func (p *Port) drain(srv *http.Server) {
-	grace := p.Grace
-	if grace == 0 {
-		grace = 2 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
+func counted(h http.Handler, requests *atomic.Int64) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		defer requests.Add(-1)
+		h.ServeHTTP(w, r)
+	})
+}
+
+// quietTime is how long no request must have been under way: the last answers leave, and so does the word to come no more, after
+// which clients send what was on its way to another master.
+const quietTime = 100 * time.Millisecond
+
+// drain waits until requests are answered, for as long as Grace at most. http.Server.Shutdown alone holds every HTTP/2 connection for
+// another second after its last answer; what is open when drain returns is closed by the caller.
+func (p *Port) drain(srv *http.Server, requests *atomic.Int64) {
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(p.Grace, 2*time.Second))
 	defer cancel()
-	_ = srv.Shutdown(ctx) // what is still open then is closed by the caller
+	shut := make(chan struct{})
+	go func() {
+		_ = srv.Shutdown(ctx)
+		close(shut)
+	}()
+	tick := time.NewTicker(quietTime / 10)
+	defer tick.Stop()
+	for busy := time.Now(); ; {
+		select {
+		case <-shut:
+			return
+		case now := <-tick.C:
+			if requests.Load() > 0 {
+				busy = now
+			} else if now.Sub(busy) >= quietTime {
+				cancel()
+				<-shut
+				return
+			}
+		}
+	}
 }
 
 // stream adapts a handler to http.Server, which calls it in the connection's goroutine after the handshake. Such a
