@@ -90,14 +90,14 @@ func (c *Cluster) Start(p *Peer) {
 		ID: p.ID, Addr: p.Addr, FSM: p.FSM, Storage: p.storage, Timing: timing, Log: c.options.Log,
 		Version: "test",
 		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
-			return c.network.dial(ctx, p.Addr, addr)
+			return c.network.dial(ctx, p.Addr, addr, serviceRaft)
 		},
 	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	p.Node = node
-	c.network.add(p.Addr, node)
+	c.network.serve(p.Addr, serviceRaft, node.HandleConn)
 }
 
 // Stop closes a peer; what it had on its disk stays.
@@ -174,6 +174,18 @@ func (c *Cluster) Follower() *Peer {
 func (c *Cluster) Cut(p *Peer)    { c.network.set(p.Addr, cut) }
 func (c *Cluster) Freeze(p *Peer) { c.network.set(p.Addr, frozen) }
 func (c *Cluster) Heal(p *Peer)   { c.network.set(p.Addr, whole) }
+
+// Block stops what one address sends to another, Pass lets it go on; what was sent meanwhile arrives then.
+func (c *Cluster) Block(from, to string) { c.network.block(from, to, true) }
+func (c *Cluster) Pass(from, to string)  { c.network.block(from, to, false) }
+
+// Serve takes connections for another service at a peer, until the peer is stopped.
+func (c *Cluster) Serve(p *Peer, service string, handle func(net.Conn)) { c.network.serve(p.Addr, service, handle) }
+
+// Dial connects the host from, a peer's address or any other name, with a service that a peer serves.
+func (c *Cluster) Dial(ctx context.Context, from, to, service string) (net.Conn, error) {
+	return c.network.dial(ctx, from, to, service)
+}
 
 // Move makes a peer reachable at another address and no longer at its old one; it must be stopped.
 func (c *Cluster) Move(p *Peer, addr string) { p.Addr = addr }

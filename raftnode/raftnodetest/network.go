@@ -4,24 +4,24 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
-
-	"mgr/raftnode"
 )
 
-// network connects peers by pipes.
+// network connects hosts, which are named by the addresses of what listens there. Connections behave like TCP: bytes arrive in order,
+// after a latency; where nothing passes they wait; and what was sent before a host is cut off still arrives.
 type network struct {
 	latency func() time.Duration
 	serving sync.WaitGroup
 
-	mu      sync.Mutex
-	peers   map[string]*raftnode.Node // by address; those that run
-	state   map[string]state          // by address
-	links   []*link
-	changed chan struct{} // closed when a state changes
+	mu       sync.Mutex
+	handlers map[string]func(net.Conn)     // by service and address; those that run
+	state    map[string]state              // by address
+	blocked  map[[2]string]bool            // from, to
+	conns    map[string]map[*conn]struct{} // by either address
+	changed  chan struct{}                 // closed when a path opens
 }
 
 type state int
@@ -32,28 +32,36 @@ const (
 	frozen
 )
 
+// serviceRaft is what peers serve to each other; services of tests may have any other name.
+const serviceRaft = "raft"
+
 func newNetwork(latency func() time.Duration) *network {
-	return &network{latency: latency, peers: map[string]*raftnode.Node{}, state: map[string]state{},
-		changed: make(chan struct{})}
+	return &network{latency: latency, handlers: map[string]func(net.Conn){}, state: map[string]state{}, blocked: map[[2]string]bool{},
+		conns: map[string]map[*conn]struct{}{}, changed: make(chan struct{})}
 }
 
-func (w *network) add(addr string, n *raftnode.Node) {
+func (w *network) serve(addr, service string, handle func(net.Conn)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.peers[addr] = n
+	w.handlers[service+"/"+addr] = handle
 }
 
+// remove ends everything that addr serves, and its connections.
 func (w *network) remove(addr string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.peers, addr)
+	for name := range w.handlers {
+		if strings.HasSuffix(name, "/"+addr) {
+			delete(w.handlers, name)
+		}
+	}
 	w.sever(addr)
 }
 
 func (w *network) connected(addr string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.peers[addr] != nil && w.state[addr] == whole
+	return w.handlers[serviceRaft+"/"+addr] != nil && w.state[addr] == whole
 }
 
 func (w *network) set(addr string, s state) {
@@ -63,26 +71,60 @@ func (w *network) set(addr string, s state) {
 	if s == cut {
 		w.sever(addr)
 	}
+	w.wake()
+}
+
+// block stops, or lets pass, what from sends to to.
+func (w *network) block(from, to string, blocked bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if blocked {
+		w.blocked[[2]string{from, to}] = true
+	} else {
+		delete(w.blocked, [2]string{from, to})
+	}
+	w.wake()
+}
+
+func (w *network) wake() {
 	close(w.changed)
 	w.changed = make(chan struct{})
 }
 
-// sever closes the links of addr.
+// sever resets the connections of addr.
 func (w *network) sever(addr string) {
-	kept := w.links[:0]
-	for _, l := range w.links {
-		if l.from == addr || l.to == addr {
-			l.Close()
-		} else {
-			kept = append(kept, l)
-		}
+	for c := range w.conns[addr] {
+		c.in.reset()
+		delete(w.conns[c.in.from], c)
+		delete(w.conns[c.in.to], c)
 	}
-	w.links = kept
 }
 
-func (w *network) dial(ctx context.Context, from, to string) (net.Conn, error) {
+func (w *network) forget(c *conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.conns[c.in.from], c)
+	delete(w.conns[c.in.to], c)
+}
+
+// delay of one message.
+func (w *network) delay() time.Duration {
+	if w.latency == nil {
+		return 0
+	}
+	return w.latency()
+}
+
+func (w *network) dial(ctx context.Context, from, to, service string) (net.Conn, error) {
+	if d := w.delay() + w.delay(); d > 0 {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	for {
-		conn, wait, err := w.tryDial(from, to)
+		conn, wait, err := w.tryDial(from, to, service)
 		if wait == nil {
 			return conn, err
 		}
@@ -94,101 +136,42 @@ func (w *network) dial(ctx context.Context, from, to string) (net.Conn, error) {
 	}
 }
 
-func (w *network) tryDial(from, to string) (net.Conn, <-chan struct{}, error) {
+func (w *network) tryDial(from, to, service string) (net.Conn, <-chan struct{}, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := w.peers[to]
-	switch {
-	case n == nil || w.state[from] == cut || w.state[to] == cut:
-		return nil, nil, fmt.Errorf("%s: %w", to, syscall.ECONNREFUSED)
-	case w.state[from] == frozen || w.state[to] == frozen:
+	if w.closedWay(from, to) || w.closedWay(to, from) {
 		return nil, w.changed, nil
 	}
-	a, b := net.Pipe()
-	near := &link{Conn: a, network: w, from: from, to: to, closed: make(chan struct{})}
-	far := &link{Conn: b, network: w, from: to, to: from, closed: make(chan struct{})}
-	w.links = append(w.links, near, far)
-	w.serving.Go(func() { n.HandleConn(far) })
+	handle := w.handlers[service+"/"+to]
+	if handle == nil || w.state[from] == cut || w.state[to] == cut {
+		return nil, nil, fmt.Errorf("%s: %w", to, syscall.ECONNREFUSED)
+	}
+	there, back := newFlow(w, from, to), newFlow(w, to, from)
+	near := &conn{network: w, in: back, out: there, closed: make(chan struct{})}
+	far := &conn{network: w, in: there, out: back, closed: make(chan struct{})}
+	for _, c := range []*conn{near, far} {
+		for _, addr := range []string{from, to} {
+			if w.conns[addr] == nil {
+				w.conns[addr] = map[*conn]struct{}{}
+			}
+			w.conns[addr][c] = struct{}{}
+		}
+	}
+	w.serving.Go(func() { handle(far) })
 	return near, nil, nil
 }
 
-// frozen returns what to wait for while nothing passes between two peers, nil when something does.
+// closedWay says whether nothing passes from one host to another, without a refusal.
+func (w *network) closedWay(from, to string) bool {
+	return w.state[from] == frozen || w.state[to] == frozen || w.blocked[[2]string{from, to}]
+}
+
+// frozen returns what to wait for while nothing passes, nil when something does.
 func (w *network) frozen(from, to string) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state[from] == frozen || w.state[to] == frozen {
+	if w.closedWay(from, to) {
 		return w.changed
 	}
 	return nil
-}
-
-// link is one end of a connection. A write arrives after the latency, and not before its way is free.
-type link struct {
-	net.Conn
-	network  *network
-	from, to string
-	once     sync.Once
-	closed   chan struct{}
-
-	mu       sync.Mutex
-	deadline time.Time
-}
-
-func (l *link) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Conn.Close()
-}
-
-func (l *link) SetDeadline(t time.Time) error {
-	l.setDeadline(t)
-	return l.Conn.SetDeadline(t)
-}
-
-func (l *link) SetWriteDeadline(t time.Time) error {
-	l.setDeadline(t)
-	return l.Conn.SetWriteDeadline(t)
-}
-
-func (l *link) setDeadline(t time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.deadline = t
-}
-
-func (l *link) Write(b []byte) (int, error) {
-	if l.network.latency != nil {
-		if err := wait(l, time.After(l.network.latency())); err != nil {
-			return 0, err
-		}
-	}
-	for {
-		thaw := l.network.frozen(l.from, l.to)
-		if thaw == nil {
-			return l.Conn.Write(b)
-		}
-		if err := wait(l, thaw); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// wait for c, but no longer than the link is open and its deadline allows.
-func wait[T any](l *link, c <-chan T) error {
-	l.mu.Lock()
-	deadline := l.deadline
-	l.mu.Unlock()
-	var late <-chan time.Time
-	if !deadline.IsZero() {
-		t := time.NewTimer(time.Until(deadline))
-		defer t.Stop()
-		late = t.C
-	}
-	select {
-	case <-c:
-		return nil
-	case <-late:
-		return os.ErrDeadlineExceeded
-	case <-l.closed:
-		return net.ErrClosed
-	}
 }
