@@ -10,6 +10,7 @@ import (
 // writer is the state as the applying goroutine changes it, before it is published.
 type writer struct {
 	options     Options
+	level       Level
 	index       uint64
 	revision    uint64
 	sum         uint64
@@ -46,21 +47,38 @@ func (w *writer) apply(e Entry) ([]Result, error) {
 	}
 	var results []Result
 	if len(e.Data) > 0 {
-		commands, err := decodeEntry(e.Data, &w.intern)
+		var err error
+		if results, err = w.entry(&e); err != nil {
+			return nil, err
+		}
+	}
+	w.index = e.Index
+	w.past[w.index%checkpoints] = checkpoint{index: w.index, hash: stateHash(w.sum, w.revision, w.level)}
+	return results, nil
+}
+
+// entry applies what an entry holds, by its format.
+func (w *writer) entry(e *Entry) ([]Result, error) {
+	if e.Data[0] >= systemVersion && len(e.Data) >= entryHeader {
+		s, err := decodeSystem(e.Data, w.options.Knows)
 		if err != nil {
 			return nil, err
 		}
 		w.time = max(w.time, e.Time)
-		results = make([]Result, len(commands))
-		for i := range commands {
-			if i < len(e.Forms) {
-				commands[i].take(e.Forms[i])
-			}
-			results[i] = w.command(&commands[i], e.Term)
-		}
+		return []Result{w.system(s, e.Term)}, nil
 	}
-	w.index = e.Index
-	w.past[w.index%checkpoints] = checkpoint{index: w.index, hash: stateHash(w.sum, w.revision)}
+	commands, err := decodeEntry(e.Data, &w.intern)
+	if err != nil {
+		return nil, err
+	}
+	w.time = max(w.time, e.Time)
+	results := make([]Result, len(commands))
+	for i := range commands {
+		if i < len(e.Forms) {
+			commands[i].take(e.Forms[i])
+		}
+		results[i] = w.command(&commands[i], e.Term)
+	}
 	return results, nil
 }
 

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A log entry is
+// A log entry of format 1 is (of format 2, see level.go)
 //
 //	version(1) crc32c(4, little endian, of all that follows) { uvarint(len) command }*
 //
@@ -29,9 +29,13 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// ErrCorrupt: a log entry or snapshot is damaged or was written by a newer version. A peer that meets one in its log
-// must stop applying, or it would diverge from its peers.
-var ErrCorrupt = errors.New("damaged or unknown data")
+// A peer that meets one of these in its log must stop applying, or it would diverge from its peers.
+var (
+	// ErrCorrupt: a log entry or snapshot is damaged.
+	ErrCorrupt = errors.New("damaged data")
+	// ErrNewer: a log entry or snapshot is sound and needs a newer version of this program.
+	ErrNewer = errors.New("written by a newer version")
+)
 
 // EncodeEntry makes a log entry of commands. The error is a *Refusal when a command breaks a limit.
 func EncodeEntry(commands []Command) ([]byte, error) {
@@ -89,7 +93,7 @@ func JoinEntry(commands [][]byte) []byte {
 	return b
 }
 
-// DecodeEntry reverses EncodeEntry and checks the checksum. The commands' Data share the entry's memory.
+// DecodeEntry reverses EncodeEntry (not EncodeSystem) and checks the checksum. The commands' Data share the entry's memory.
 func DecodeEntry(entry []byte) ([]Command, error) {
 	var in interner
 	return decodeEntry(entry, &in)
@@ -99,12 +103,8 @@ func decodeEntry(entry []byte, in *interner) ([]Command, error) {
 	if len(entry) < entryHeader {
 		return nil, fmt.Errorf("log entry of %d bytes: %w", len(entry), ErrCorrupt)
 	}
-	if entry[0] != entryVersion {
-		return nil, fmt.Errorf("log entry of format %d, this version knows %d (upgrade this master): %w",
-			entry[0], entryVersion, ErrCorrupt)
-	}
 	body := entry[entryHeader:]
-	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(entry[1:]) {
+	if entry[0] != entryVersion || crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(entry[1:]) {
 		return nil, fmt.Errorf("log entry with a wrong checksum: %w", ErrCorrupt)
 	}
 	var commands []Command

@@ -28,6 +28,9 @@ type Options struct {
 	// First is the revision of the empty state. Replicated state begins at 0; memory that starts anew with each term of a
 	// leader begins where no earlier one has been, so that an old revision is told from a new one.
 	First uint64
+	// Knows is the highest feature level that this peer knows; default Newest. A lower one holds a cluster at that level, so that masters
+	// of an earlier version can still be in it.
+	Knows Level
 }
 
 // New returns an empty state machine with the given bounds on watch history.
@@ -38,10 +41,13 @@ func New(o Options) *FSM {
 	if o.HistoryBytes <= 0 {
 		o.HistoryBytes = 32 << 20
 	}
+	if o.Knows == 0 {
+		o.Knows = Newest
+	}
 	f := &FSM{options: o}
 	f.indexes.init()
 	f.revisions.init()
-	f.w = writer{options: o, revision: o.First, floor: o.First, dir: &directory{}, claims: btree.NewMap[string, Key](0)}
+	f.w = writer{options: o, level: LevelFirst, revision: o.First, floor: o.First, dir: &directory{}, claims: btree.NewMap[string, Key](0)}
 	f.publish()
 	return f
 }
@@ -59,7 +65,7 @@ type Entry struct {
 }
 
 // Apply applies one log entry (a batch of commands) and publishes the new state. The results are those of the entry's
-// commands, in order. An error (ErrCorrupt, or an index that is not above the last) means that nothing was applied and
+// commands, in order. An error (ErrCorrupt, ErrNewer, or an index that is not above the last) means that nothing was applied and
 // that this peer must not apply any further entry.
 func (f *FSM) Apply(index, term uint64, entry []byte) ([]Result, error) {
 	results, err := f.ApplyBatch([]Entry{{Index: index, Term: term, Data: entry}})
@@ -86,6 +92,9 @@ func (f *FSM) ApplyBatch(entries []Entry) ([][]Result, error) {
 	f.publish()
 	return results, nil
 }
+
+// Knows is the highest feature level that this peer can apply.
+func (f *FSM) Knows() Level { return f.options.Knows }
 
 // State is the last published state.
 func (f *FSM) State() *State { return f.state.Load() }
@@ -130,7 +139,7 @@ func (f *FSM) StateAt(resource string, revision uint64) (View, error) {
 func (f *FSM) publish() {
 	old := f.state.Load()
 	s := &State{
-		index: f.w.index, revision: f.w.revision, sum: f.w.sum, epoch: f.w.epoch, floor: f.w.floor,
+		index: f.w.index, revision: f.w.revision, level: f.w.level, sum: f.w.sum, epoch: f.w.epoch, floor: f.w.floor,
 		times: f.w.times, dir: f.w.dir, tables: make([]*table, len(f.w.tables)),
 	}
 	for i, t := range f.w.tables {

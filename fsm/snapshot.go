@@ -21,11 +21,19 @@ import (
 //	{ resource { object }* "" }* ""           (resources in order, the objects of each in order)
 //	hash(8) crc32c(4)                         (little endian; the checksum covers everything before it)
 //
+// at level 1 (version 1); at higher levels (version 2) the level, a uvarint, precedes the index, and between objects and hash are
+// sections, ended by a 0:
+//
+//	{ tag(uvarint) { record }* "" }* 0        (tags in order; a section whose tag is unknown needs a newer version)
+//
+// Every later version ends with a checksum of this kind, too, so that a sound snapshot of the future is told from a damaged one.
+//
 // where an object is a record, preceded by its length, of Object.appendHead and data. History is not part of it: a peer
 // that was restored from a snapshot answers ErrCompacted to watchers from before.
 const (
 	snapshotMagic   = "mgrfsm"
-	snapshotVersion = 1
+	versionFirst    = 1
+	versionSections = 2
 	maxRecordBytes  = MaxObjectBytes + maxClaims*(maxNameBytes+8) + 4*maxNameBytes + 128
 )
 
@@ -33,7 +41,13 @@ const (
 func (s *State) WriteSnapshot(w io.Writer) error {
 	sum := crc32.New(castagnoli)
 	out := bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10)
-	b := append([]byte(snapshotMagic), snapshotVersion)
+	b := []byte(snapshotMagic)
+	if s.level == LevelFirst {
+		b = append(b, versionFirst)
+	} else {
+		b = append(b, versionSections)
+		b = binary.AppendUvarint(b, uint64(s.level))
+	}
 	b = binary.AppendUvarint(b, s.index)
 	b = binary.AppendUvarint(b, s.revision)
 	for _, resource := range s.Resources() {
@@ -48,6 +62,9 @@ func (s *State) WriteSnapshot(w io.Writer) error {
 		b = appendString(b, "")
 	}
 	b = appendString(b, "")
+	if s.level != LevelFirst {
+		b = append(b, 0) // no sections
+	}
 	b = binary.LittleEndian.AppendUint64(b, s.Hash())
 	if _, err := out.Write(b); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
@@ -69,7 +86,7 @@ func (o *Object) appendRecord(b []byte) []byte {
 }
 
 // Restore replaces the state by a snapshot and forgets all history; all cursors end with ErrCompacted. When it fails
-// the state is as before.
+// the state is as before: ErrCorrupt, ErrNewer, or what reading gave.
 func (f *FSM) Restore(r io.Reader) error {
 	sum := crc32.New(castagnoli)
 	in := &snapshotReader{r: bufio.NewReaderSize(r, 64<<10), sum: sum}
@@ -128,12 +145,11 @@ func (in *snapshotReader) state(o Options) (*writer, error) {
 	if string(head[:len(snapshotMagic)]) != snapshotMagic {
 		return nil, fmt.Errorf("not a snapshot of mgr: %w", ErrCorrupt)
 	}
-	if v := head[len(snapshotMagic)]; v != snapshotVersion {
-		return nil, fmt.Errorf("snapshot of format %d, this version knows %d (upgrade this master): %w",
-			v, snapshotVersion, ErrCorrupt)
+	w := &writer{options: o, level: LevelFirst, dir: &directory{}, claims: btree.NewMap[string, Key](0)}
+	sections, err := in.level(w, head[len(snapshotMagic)])
+	if err != nil {
+		return nil, short(err)
 	}
-	w := &writer{options: o, dir: &directory{}, claims: btree.NewMap[string, Key](0)}
-	var err error
 	if w.index, err = binary.ReadUvarint(in); err != nil {
 		return nil, short(err)
 	}
@@ -144,7 +160,66 @@ func (in *snapshotReader) state(o Options) (*writer, error) {
 	if err := in.tables(w); err != nil {
 		return nil, short(err)
 	}
+	if sections {
+		if err := in.sections(w); err != nil {
+			return nil, short(err)
+		}
+	}
 	return w, short(in.trailer(w))
+}
+
+// level reads what depends on the version at the head, and says whether sections follow the objects.
+func (in *snapshotReader) level(w *writer, version byte) (sections bool, err error) {
+	switch version {
+	case versionFirst:
+		return false, nil
+	case versionSections:
+	default:
+		return false, in.newer(fmt.Sprintf("a snapshot of format %d", version), w.options.Knows)
+	}
+	level, err := binary.ReadUvarint(in)
+	if err != nil {
+		return false, err
+	}
+	w.level = Level(level)
+	switch {
+	case w.level > w.options.Knows:
+		return false, in.newer(fmt.Sprintf("a snapshot of feature level %d", level), w.options.Knows)
+	case w.level <= LevelFirst:
+		return false, fmt.Errorf("feature level %d in a snapshot of format %d: %w", level, version, ErrCorrupt)
+	}
+	return true, nil
+}
+
+func (in *snapshotReader) sections(w *writer) error {
+	tag, err := binary.ReadUvarint(in)
+	if err != nil || tag == 0 {
+		return err
+	}
+	return in.newer(fmt.Sprintf("a snapshot with a section %d", tag), w.options.Knows)
+}
+
+// newer reads to the end of a snapshot that holds what this program does not know: ErrNewer if it is sound, else ErrCorrupt.
+func (in *snapshotReader) newer(what string, known Level) error {
+	var last [4]byte // what was read and is not summed yet
+	if _, err := io.ReadFull(in.r, last[:]); err != nil {
+		return err
+	}
+	for {
+		c, err := in.r.ReadByte()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		in.sum.Write(last[:1])
+		last = [4]byte{last[1], last[2], last[3], c}
+	}
+	if binary.LittleEndian.Uint32(last[:]) != in.sum.Sum32() {
+		return fmt.Errorf("wrong checksum: %w", ErrCorrupt)
+	}
+	return newer(what, known)
 }
 
 func (in *snapshotReader) tables(w *writer) error {
@@ -231,7 +306,7 @@ func (in *snapshotReader) trailer(w *writer) error {
 	if binary.LittleEndian.Uint32(c[:]) != sum {
 		return fmt.Errorf("wrong checksum: %w", ErrCorrupt)
 	}
-	if binary.LittleEndian.Uint64(b[:]) != stateHash(w.sum, w.revision) {
+	if binary.LittleEndian.Uint64(b[:]) != stateHash(w.sum, w.revision, w.level) {
 		return fmt.Errorf("wrong state hash: %w", ErrCorrupt)
 	}
 	return nil

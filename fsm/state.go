@@ -23,6 +23,7 @@ type View interface {
 type State struct {
 	index    uint64
 	revision uint64
+	level    Level
 	sum      uint64 // of the objects' hashes
 	epoch    uint64 // counts restores; local, not part of the state
 	floor    uint64 // floor of resources that have no table yet
@@ -126,14 +127,21 @@ func (s *State) Index() uint64 { return s.index }
 // Revision counts the changes of objects since the cluster began.
 func (s *State) Revision() uint64 { return s.revision }
 
-// Hash covers all objects, their revisions and claims, and the revision of the state. It is kept incrementally, does not
-// depend on order or on the way that led to the state, and is equal on all peers at the same index.
-func (s *State) Hash() uint64 { return stateHash(s.sum, s.revision) }
+// Level is what the cluster's masters may write.
+func (s *State) Level() Level { return s.level }
 
-func stateHash(sum, revision uint64) uint64 {
-	var b [16]byte
+// Hash covers all objects, their revisions and claims, and the revision and level of the state. It is kept incrementally, does not
+// depend on order or on the way that led to the state, and is equal on all peers at the same index.
+func (s *State) Hash() uint64 { return stateHash(s.sum, s.revision, s.level) }
+
+func stateHash(sum, revision uint64, level Level) uint64 {
+	var b [24]byte
 	binary.LittleEndian.PutUint64(b[:], sum)
 	binary.LittleEndian.PutUint64(b[8:], revision)
+	if level == LevelFirst {
+		return xxhash.Sum64(b[:16])
+	}
+	binary.LittleEndian.PutUint64(b[16:], uint64(level))
 	return xxhash.Sum64(b[:])
 }
 
