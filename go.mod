@@ -3,6 +3,7 @@ module mgr
 go 1.26.6
 
 require (
+	filippo.io/age v1.3.2
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/containerd/containerd/api v1.12.0
@@ -37,6 +38,7 @@ require (
 require k8s.io/cluster-bootstrap v0.37.2
 
 require (
+	filippo.io/hpke v0.4.0 // indirect
 	cel.dev/expr v0.25.2 // indirect
 	dario.cat/mergo v1.0.2 // indirect
 	github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c // indirect

@@ -17,7 +17,7 @@ import (
 
 // order lists the top-level folders: a folder imports only those before it. Leaves that belong to the host's side stand
 // after the masters' folders but may not use them (see bans).
-var order = []string{"failpoint", "pki", "tunnel", "resource", "fsm", "raftnode", "scheduler", "controller", "api", "agent", "netproxy", "demo", "cmd", "test"}
+var order = []string{"failpoint", "pki", "tunnel", "resource", "fsm", "backup", "raftnode", "scheduler", "controller", "api", "agent", "netproxy", "demo", "cmd", "test"}
 
 // bans are imports that order alone would allow.
 var bans = []struct{ folder, banned, reason string }{
@@ -28,6 +28,7 @@ var bans = []struct{ folder, banned, reason string }{
 	{"fsm", "net", "the FSM is a function: no network"},
 	{"fsm", "log", "the FSM is a function: no logging"},
 	{"fsm", "github.com/hashicorp/raft", "the FSM knows no Raft: raftnode adapts it"},
+	{"backup", "k8s.io/", "a snapshot file holds bytes: it knows no kinds"},
 	{"raftnode", "k8s.io/", "the quorum replicates bytes: it knows no kinds"},
 	{"scheduler", "mgr/fsm", "the scheduler is an API client: it sees informers and binds through a function"},
 	{"scheduler", "net/http", "the scheduler knows no HTTP"},
