@@ -21,6 +21,7 @@
 //	followLeadership    turns raft's notifications into scopes (leadership.go)
 //	establish           one for each election won: commits the first entry of the term
 //	proposeLoop         Config.InFlight of them, each carries one entry at a time (propose.go)
+//	lane.receive, sendAhead  two for each follower that is up to date, while leading: entries go out while the disk writes (early.go)
 //	rounds.loop         one for each question under way that several wait for (readindex.go, peer.go)
 //	pushCommits         tells followers how far the log is committed, at once when one asks (peer.go)
 //	watchLeader         notices at once when the leader's process dies (succession.go)

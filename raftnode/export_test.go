@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -47,6 +48,23 @@ func (h *Hang) wait() {
 func (h *Hang) StoreLogs(logs []*raft.Log) error {
 	h.wait()
 	return h.LogStore.StoreLogs(logs)
+}
+
+// SlowStorage is MemoryStorage on a disk that takes so long for each write of the log.
+func SlowStorage(latency time.Duration) *Storage {
+	s := MemoryStorage()
+	s.log = slowLog{s.log, latency}
+	return s
+}
+
+type slowLog struct {
+	raft.LogStore
+	latency time.Duration
+}
+
+func (s slowLog) StoreLogs(logs []*raft.Log) error {
+	time.Sleep(s.latency)
+	return s.LogStore.StoreLogs(logs)
 }
 
 // hangingStable keeps the vote on the same disk.

@@ -19,6 +19,7 @@ var errDiskHangs = errors.New("the disk of the data directory hangs")
 type guard struct {
 	raft.LogStore
 	deadline time.Duration
+	ahead    func(logs []*raft.Log) // is shown what is being written, meanwhile; it must not wait
 	cache    logCache
 	written  atomic.Uint64 // bytes since the last snapshot
 	slowest  slowest       // of the writes
@@ -26,8 +27,8 @@ type guard struct {
 	busy     chan struct{} // holds a token while a write is under way
 }
 
-func newGuard(s raft.LogStore, deadline time.Duration) *guard {
-	return &guard{LogStore: s, deadline: deadline, jobs: make(chan func()), busy: make(chan struct{}, 1)}
+func newGuard(s raft.LogStore, deadline time.Duration, ahead func([]*raft.Log)) *guard {
+	return &guard{LogStore: s, deadline: deadline, ahead: ahead, jobs: make(chan func()), busy: make(chan struct{}, 1)}
 }
 
 // work carries out the writes, so that whoever asked can stop waiting.
@@ -39,8 +40,9 @@ func (g *guard) work() {
 
 func (g *guard) close() { close(g.jobs) }
 
-// write runs do within the deadline. If do ends later, undo is run before any other write: raft was told that do failed.
-func (g *guard) write(do, undo func() error) error {
+// write runs do, and meanwhile beside it, within the deadline. If do ends later, undo is run before any other write: raft was told
+// that do failed.
+func (g *guard) write(do, undo func() error, meanwhile func()) error {
 	began := time.Now()
 	defer func() { g.slowest.note(time.Since(began)) }()
 	timer := time.NewTimer(g.deadline)
@@ -61,6 +63,7 @@ func (g *guard) write(do, undo func() error) error {
 			_ = undo() // nobody is left to tell; raft deletes or overwrites the range itself when it needs it
 		}
 	}
+	meanwhile()
 	select {
 	case err := <-result:
 		return err
@@ -92,6 +95,7 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 	err := g.write(
 		func() error { return g.LogStore.StoreLogs(copied) },
 		func() error { return g.LogStore.DeleteRange(copied[0].Index, copied[len(copied)-1].Index) },
+		func() { g.ahead(copied) },
 	)
 	if err != nil {
 		return err
@@ -103,7 +107,7 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 func (g *guard) DeleteRange(first, last uint64) error {
 	g.cache.forget(first, last)
 	nothing := func() error { return nil }
-	return g.write(func() error { return g.LogStore.DeleteRange(first, last) }, nothing)
+	return g.write(func() error { return g.LogStore.DeleteRange(first, last) }, nothing, func() {})
 }
 
 func (g *guard) GetLog(index uint64, l *raft.Log) error {

@@ -25,7 +25,7 @@ func entries(from, to uint64) []*raft.Log {
 func TestGuardUndoesLateWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, hang := HangingStorage()
-		g := newGuard(storage.log, time.Second)
+		g := newGuard(storage.log, time.Second, func([]*raft.Log) {})
 		go g.work()
 		defer g.close()
 		if err := g.StoreLogs(entries(1, 2)); err != nil {

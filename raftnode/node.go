@@ -62,7 +62,7 @@ type Node struct {
 	guard     *guard
 	space     *reserve // nil in memory
 	streams   *streams
-	transport *raft.NetworkTransport
+	transport *early
 	rpc       *rpcClient
 	notify    chan bool
 	commits   commits
@@ -131,14 +131,14 @@ func (n *Node) start() error {
 		}
 	}
 	n.space = n.storage.space
-	n.guard = newGuard(n.storage.log, c.Timing.Write)
+	n.guard = newGuard(n.storage.log, c.Timing.Write, n.sendAhead)
 	n.wg.Go(n.guard.work)
 	n.streams = newStreams(c)
 	n.streams.idOf, n.streams.serve = n.idOf, n.serveRPC
 	n.rpc = &rpcClient{streams: n.streams, idle: map[string][]net.Conn{}, contacts: &n.contacts}
-	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	n.transport = newEarly(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: n.streams, MaxPool: 1, Timeout: 4 * c.Timing.RPC,
-	})
+	}))
 	r, err := raft.NewRaft(n.raftConfig(log), adapter{n}, n.guard, n.storage.stable, n.storage.snapshots, n.transport)
 	if err != nil {
 		return err

@@ -12,7 +12,6 @@ import (
 // and however long the peer takes.
 type peer struct {
 	term *rounds // its current term
-	push *rounds // tells it how far the log is committed
 }
 
 func (n *Node) peer(s raft.Server) *peer {
@@ -26,7 +25,6 @@ func (n *Node) peer(s raft.Server) *peer {
 				defer cancel()
 				return n.rpc.number(ctx, string(s.ID), string(s.Address), []byte{methodTerm})
 			}),
-			push: n.rounds(func(context.Context) (uint64, error) { return 0, n.pushCommit(s) }),
 		}
 		n.peers[s] = p
 	}
@@ -39,7 +37,6 @@ func (n *Node) sealPeers() {
 	defer n.peersMu.Unlock()
 	for _, p := range n.peers {
 		p.term.seal()
-		p.push.seal()
 	}
 }
 
@@ -94,24 +91,23 @@ func (n *Node) pushCommits() {
 		if n.raft.LastIndex() > n.commits.index.Load() {
 			continue // raft is about to send, or has sent, a later entry: its commit comes here again
 		}
-		for _, s := range n.servers() {
-			if string(s.ID) != n.config.ID {
-				_, _ = n.peer(s).push.join()
-			}
-		}
+		n.pushCommit()
 	}
 }
 
-func (n *Node) pushCommit(s raft.Server) error {
+func (n *Node) pushCommit() {
 	term, index := n.commits.term.Load(), n.commits.index.Load()
 	if term == 0 || n.scope.Load().term != term {
-		return nil
+		return
 	}
+	n.transport.send(n.request(term, raft.Log{Index: index, Term: term}, nil, index))
+}
+
+// request makes an AppendEntries of this leader.
+func (n *Node) request(term uint64, prev raft.Log, entries []*raft.Log, commit uint64) *raft.AppendEntriesRequest {
 	me := n.transport.EncodePeer(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr))
-	request := raft.AppendEntriesRequest{
+	return &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.config.ID), Addr: me},
-		Term:      term, Leader: me, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
+		Term:      term, Leader: me, PrevLogEntry: prev.Index, PrevLogTerm: prev.Term, Entries: entries, LeaderCommitIndex: commit,
 	}
-	var response raft.AppendEntriesResponse
-	return n.transport.AppendEntries(s.ID, s.Address, &request, &response)
 }

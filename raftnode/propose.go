@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -264,9 +263,8 @@ func proposeError(err error) error {
 		return fmt.Errorf("leadership is being handed over: %w", fsm.ErrNotLeader)
 	case errors.Is(err, raft.ErrLeadershipLost):
 		return fsm.ErrUnknown
-	case errors.Is(err, syscall.ENOSPC):
-		return fmt.Errorf("%w: %w", fsm.ErrFull, err)
 	}
+	// Also when the write failed here, as on a full disk: the others may have been sent it meanwhile (early.go).
 	return fmt.Errorf("%w: %w", fsm.ErrUnknown, err)
 }
 
