@@ -30,6 +30,8 @@ type Options struct {
 	Subnet  string // default 10.99.<hash of the name>.0/24
 	Demo    bool
 	Args    []string // more arguments of `mgr up`
+	Binary  string   // another build of mgr; default: Binary
+	Env     []string // NAME=value, for all of the cluster's processes
 }
 
 // Cluster is a running local cluster.
@@ -43,21 +45,30 @@ type Cluster struct {
 	Up         string // what `mgr up` printed
 
 	bin string
+	env []string
 }
 
 // Binary is the built mgr: $MGR, or bin/mgr of this checkout.
-func Binary(t testing.TB) string {
+func Binary(t testing.TB) string { t.Helper(); return built(t, "MGR", "mgr", "make build") }
+
+// Failpoints is the mgr that was built with failpoints: $MGR_WITH_FAILPOINTS, or bin/mgr-failpoints of this checkout.
+func Failpoints(t testing.TB) string {
 	t.Helper()
-	bin := os.Getenv("MGR")
+	return built(t, "MGR_WITH_FAILPOINTS", "mgr-failpoints", "make bin/mgr-failpoints")
+}
+
+func built(t testing.TB, env, name, how string) string {
+	t.Helper()
+	bin := os.Getenv(env)
 	if bin == "" {
 		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 		if err != nil {
 			t.Fatalf("find the checkout: %v", err)
 		}
-		bin = filepath.Join(strings.TrimSpace(string(root)), "bin", "mgr")
+		bin = filepath.Join(strings.TrimSpace(string(root)), "bin", name)
 	}
 	if _, err := os.Stat(bin); err != nil {
-		t.Fatalf("these tests drive the built binary: run `make build` first (%v)", err)
+		t.Fatalf("these tests drive the built binary: run `%s` first (%v)", how, err)
 	}
 	return bin
 }
@@ -65,7 +76,10 @@ func Binary(t testing.TB) string {
 // Start brings a cluster up and takes it down, with a look for leftovers, when the test ends.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	c := &Cluster{bin: Binary(t), Name: o.Name, Dir: filepath.Join("/var/lib/mgr", "test-"+o.Name)}
+	c := &Cluster{bin: o.Binary, env: o.Env, Name: o.Name, Dir: filepath.Join("/var/lib/mgr", "test-"+o.Name)}
+	if c.bin == "" {
+		c.bin = Binary(t)
+	}
 	c.Kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	// A run that was killed may have left its cluster.
 	if _, err := local.Load(c.Dir); err == nil {
@@ -143,7 +157,7 @@ type Output struct {
 // Mgr runs `mgr args…` against the cluster, as a user without any configuration but its kubeconfig.
 func (c *Cluster) Mgr(ctx context.Context, args ...string) Output {
 	cmd := exec.CommandContext(ctx, c.bin, args...)
-	cmd.Env = append(os.Environ(), "MGRCONFIG="+c.Kubeconfig, "HOME="+filepath.Dir(c.Kubeconfig))
+	cmd.Env = append(append(os.Environ(), c.env...), "MGRCONFIG="+c.Kubeconfig, "HOME="+filepath.Dir(c.Kubeconfig))
 	if len(args) > 0 && (args[0] == "up" || args[0] == "down") {
 		cmd.Args = append(cmd.Args, "--kubeconfig", c.Kubeconfig)
 	}

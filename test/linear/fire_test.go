@@ -3,7 +3,6 @@ package linear
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"syscall"
@@ -15,78 +14,31 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"mgr/test/cluster"
+	"mgr/test/load"
 )
 
-// acks are the writes that were acknowledged, by the name of the object that each made.
-type acks struct {
-	mu       sync.Mutex
-	at       map[string]time.Time
-	failures []string
-}
-
-func (a *acks) count() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.at)
-}
-
-// write makes one object after the other at a master until ctx ends.
-func (a *acks) write(ctx context.Context, at kubernetes.Interface, prefix string) {
-	for i := 0; ctx.Err() == nil; i++ {
-		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", prefix, i)}}
-		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		_, err := at.CoreV1().ConfigMaps(namespace).Create(ask, cm, metav1.CreateOptions{})
-		cancel()
-		a.mu.Lock()
-		if err == nil {
-			a.at[cm.Name] = time.Now()
-		} else {
-			a.failures = append(a.failures, fmt.Sprintf("%s: %v", cm.Name, err))
-		}
-		a.mu.Unlock()
-		if err != nil {
-			cluster.Pause(ctx, 5*time.Millisecond)
-		}
-	}
-}
-
 // await waits for so many more acknowledged writes.
-func (a *acks) await(t *testing.T, more int) {
+func await(t *testing.T, a *load.Acks, more int) {
 	t.Helper()
-	want := a.count() + more
+	want := a.Count() + more
 	cluster.Eventually(t, 30*time.Second, "writes go on", func(context.Context) error {
-		if n := a.count(); n < want {
+		if n := a.Count(); n < want {
 			return fmt.Errorf("%d of %d are acknowledged", n, want)
 		}
 		return nil
 	})
 }
 
-// gap is the longest time without an acknowledged write.
-func (a *acks) gap() (longest time.Duration) {
-	times := slices.SortedFunc(maps.Values(a.at), time.Time.Compare)
-	for i := 1; i < len(times); i++ {
-		longest = max(longest, times[i].Sub(times[i-1]))
-	}
-	return longest
-}
-
 // check fails the test if a master does not have an acknowledged write.
-func (a *acks) check(t *testing.T, w *world) {
+func check(t *testing.T, a *load.Acks, w *world) {
 	t.Helper()
 	for i, at := range w.Kubes {
-		list, err := at.CoreV1().ConfigMaps(namespace).List(t.Context(), metav1.ListOptions{})
+		lost, err := a.Lost(t.Context(), at)
 		if err != nil {
 			t.Fatal(err)
 		}
-		have := map[string]bool{}
-		for _, cm := range list.Items {
-			have[cm.Name] = true
-		}
-		for name := range a.at {
-			if !have[name] {
-				t.Errorf("client %d: the acknowledged write %s is lost", i, name)
-			}
+		for _, name := range lost {
+			t.Errorf("%s: the acknowledged write %s is lost", w.IDs[i], name)
 		}
 	}
 }
@@ -95,7 +47,7 @@ func (a *acks) check(t *testing.T, w *world) {
 // when they are back, on each of them.
 func TestAllMastersKilled(t *testing.T) {
 	w := newWorld(t, "allkilled")
-	all := &acks{at: map[string]time.Time{}}
+	all := &load.Acks{Namespace: namespace}
 	var back cluster.Durations
 	for round := range 5 {
 		_, members := w.Whole(t)
@@ -103,10 +55,10 @@ func TestAllMastersKilled(t *testing.T) {
 		var writers sync.WaitGroup
 		for i, at := range w.Kubes {
 			for j := range 2 {
-				writers.Go(func() { all.write(ctx, at, fmt.Sprintf("k%d-%d-%d", round, i, j)) })
+				writers.Go(func() { all.Write(ctx, at, fmt.Sprintf("k%d-%d-%d", round, i, j)) })
 			}
 		}
-		all.await(t, 50)
+		await(t, all, 50)
 		began := time.Now()
 		for _, m := range members {
 			if err := syscall.Kill(m.PID, syscall.SIGKILL); err != nil {
@@ -122,10 +74,10 @@ func TestAllMastersKilled(t *testing.T) {
 		cancel()
 		writers.Wait()
 		w.Whole(t)
-		all.check(t, w)
+		check(t, all, w)
 	}
 	t.Logf("all masters killed %d times: %d acknowledged writes, none lost; writes go on (their supervisor's back-off included) after %s",
-		len(back), all.count(), back)
+		len(back), all.Count(), back)
 }
 
 // TestPlannedStop stops the leader as an administrator does: it hands over, clients of the other masters see no error and
@@ -136,35 +88,35 @@ func TestPlannedStop(t *testing.T) {
 	var story string // of the longest gap
 	for round := range 4 {
 		leader, _ := w.Whole(t)
-		a := &acks{at: map[string]time.Time{}}
+		a := &load.Acks{Namespace: namespace}
 		ctx, cancel := context.WithCancel(t.Context())
 		var writers sync.WaitGroup
 		for i, at := range w.Kubes {
 			if w.IDs[i] != leader.ID {
-				writers.Go(func() { a.write(ctx, at, fmt.Sprintf("s%d-%d", round, i)) })
+				writers.Go(func() { a.Write(ctx, at, fmt.Sprintf("s%d-%d", round, i)) })
 			}
 		}
-		a.await(t, 50)
+		await(t, a, 50)
 		began := time.Now()
 		if err := w.Hosts.Do(ctx, leader.ID, "stop"); err != nil {
 			t.Fatal(err)
 		}
 		stops = append(stops, time.Since(began))
-		a.await(t, 50)
+		await(t, a, 50)
 		cancel()
 		writers.Wait()
-		for _, f := range a.failures {
+		for _, f := range a.Failures() {
 			t.Errorf("stopping %s cost a client of another master a write: %s", leader.ID, f)
 		}
-		gaps = append(gaps, a.gap())
-		if a.gap() == slices.Max(gaps) {
+		gaps = append(gaps, a.Gap())
+		if a.Gap() == slices.Max(gaps) {
 			story = w.Story(t, began, stops[round])
 		}
 		if err := w.Hosts.Do(t.Context(), leader.ID, "start"); err != nil {
 			t.Fatal(err)
 		}
 		w.Whole(t)
-		a.check(t, w)
+		check(t, a, w)
 	}
 	t.Logf("planned stop of the leader: longest time without an accepted write %s; stopped after %s", gaps, stops)
 	t.Logf("the longest, stop at 0:\n%s", story)
