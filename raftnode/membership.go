@@ -45,6 +45,8 @@ type peerStatus struct {
 	Diverged     bool   `json:"diverged"` // as it found out itself
 	Cold         bool   `json:"cold"`     // it has just started
 	Full         bool   `json:"full"`
+	Fresh        bool   `json:"fresh,omitempty"`    // it has no vote since it started with no data
+	Instance     uint64 `json:"instance,omitempty"` // of its process
 	PID          int    `json:"pid"`
 	Version      string `json:"version"`
 }
@@ -60,7 +62,8 @@ func (n *Node) status() peerStatus {
 	}
 	return peerStatus{
 		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: number("last_log_index"), LastTerm: number("last_log_term"),
-		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Cold: time.Since(n.opened) < cold, Full: n.full.Load(), PID: os.Getpid(), Version: n.config.Version,
+		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Cold: time.Since(n.opened) < cold, Full: n.full.Load(),
+		Fresh: n.fresh.Load(), Instance: n.instance, PID: os.Getpid(), Version: n.config.Version,
 	}
 }
 
@@ -282,10 +285,8 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 	}
 	old, known := n.server(id)
 	if known && string(old.Address) != addr {
-		ctx, cancel := context.WithTimeout(ctx, n.config.Timing.RPC)
-		defer cancel()
-		if _, err := n.statusOf(ctx, old); err == nil {
-			return fmt.Errorf("a master with this id is running at %s; give the new one another id", old.Address)
+		if err := n.moved(ctx, old, addr); err != nil {
+			return err
 		}
 	}
 	sid := raft.ServerID(id)
@@ -302,13 +303,14 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 			return err
 		}
 	}
+	if now, ok := n.server(id); ok && string(now.Address) == addr {
+		return nil // it is where it should be
+	}
 	return n.changed(n.raft.AddNonvoter(sid, raft.ServerAddress(addr), 0, 0))
 }
 
 func (n *Node) lostItsLog(ctx context.Context, s raft.Server) bool {
-	ctx, cancel := context.WithTimeout(ctx, n.config.Timing.RPC)
-	defer cancel()
-	st, err := n.statusOf(ctx, s)
+	st, err := n.ask(ctx, s)
 	return err == nil && st.LastIndex == 0
 }
 
@@ -348,9 +350,7 @@ func (n *Node) promote(ctx context.Context, _ uint64) {
 const lag = 64
 
 func (n *Node) caughtUp(ctx context.Context, s raft.Server) bool {
-	ctx, cancel := context.WithTimeout(ctx, n.config.Timing.RPC)
-	defer cancel()
-	st, err := n.statusOf(ctx, s)
+	st, err := n.ask(ctx, s)
 	return err == nil && st.AppliedIndex > 0 && st.AppliedIndex+lag >= n.raft.CommitIndex()
 }
 

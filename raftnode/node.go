@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -82,8 +83,10 @@ type Node struct {
 	full          atomic.Bool  // the disk is almost full
 	diverged      atomic.Bool  // the state differs from the leader's
 	leaving       atomic.Bool  // leadership is about to be handed over
+	fresh         atomic.Bool  // this peer started with no data and has no vote yet
 	transferStuck atomic.Int64 // time of the first unexpected "transfer in progress", 0 = none
 	opened        time.Time
+	instance      uint64 // of this process: a copy of its data elsewhere has another
 	failure       atomic.Pointer[error]
 	failed        chan struct{}
 
@@ -107,7 +110,7 @@ func Open(c Config) (*Node, error) {
 	}
 	c.Timing.complete()
 	n := &Node{
-		config: c, fsm: c.FSM, opened: time.Now(), notify: make(chan bool, 16), failed: make(chan struct{}),
+		config: c, fsm: c.FSM, opened: time.Now(), instance: rand.Uint64(), notify: make(chan bool, 16), failed: make(chan struct{}),
 		peers:   map[raft.Server]*peer{},
 		commits: commits{signal: make(chan struct{}, 1), wanted: make(chan struct{}, 1)}, proposals: proposals{wake: make(chan struct{}, 1)},
 		contacts: contacts{at: map[string]time.Time{}},
@@ -139,6 +142,11 @@ func (n *Node) start() error {
 	n.transport = newEarly(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: n.streams, MaxPool: 1, Timeout: 4 * c.Timing.RPC,
 	}))
+	known, err := raft.HasExistingState(n.guard, n.storage.stable, n.storage.snapshots)
+	if err != nil {
+		return fmt.Errorf("look for data of an earlier life: %w", err)
+	}
+	n.fresh.Store(!known)
 	r, err := raft.NewRaft(n.raftConfig(log), adapter{n}, n.guard, n.storage.stable, n.storage.snapshots, n.transport)
 	if err != nil {
 		return err
@@ -187,6 +195,7 @@ func (n *Node) Bootstrap() error {
 	if err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
+	n.fresh.Store(false)
 	return nil
 }
 

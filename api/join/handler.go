@@ -34,8 +34,8 @@ type Config struct {
 	Client func() kubernetes.Interface
 	// Members are the masters, for machines that join.
 	Members func() []enroll.Member
-	// AddMember takes a master into the quorum; the error wraps fsm.ErrNotLeader, or says otherwise why not.
-	AddMember func(ctx context.Context, id, addr string) error
+	// AddMember takes a master into the quorum, or says whether it would. An error that is no API error may pass (503).
+	AddMember func(ctx context.Context, c enroll.Candidate) error
 	// ClusterConfig is handed to joining machines as JSON; may be nil.
 	ClusterConfig func() any
 	Log           *slog.Logger
@@ -191,7 +191,14 @@ func (s *Server) joinMember(r *http.Request, in *enroll.Member) (any, error) {
 	if _, _, err := net.SplitHostPort(in.Addr); err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("addr %q is not valid: want the host:port of the master", in.Addr))
 	}
-	if err := s.AddMember(r.Context(), in.ID, in.Addr); err != nil {
+	candidate, err := enroll.ParseCandidate(*in, r.URL.Query())
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if err := s.AddMember(r.Context(), candidate); err != nil {
+		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+			return nil, err
+		}
 		return nil, apierrors.NewServiceUnavailable(err.Error())
 	}
 	return in, nil

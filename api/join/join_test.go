@@ -43,8 +43,8 @@ func newWorld(t *testing.T) *world {
 		Authority: a, Reader: w.api.Reader,
 		Client:  func() kubernetes.Interface { return w.api.Client },
 		Members: func() []enroll.Member { return []enroll.Member{{ID: "m1", Addr: "10.0.0.1:6443"}} },
-		AddMember: func(_ context.Context, id, addr string) error {
-			w.added = append(w.added, id+"="+addr)
+		AddMember: func(_ context.Context, c enroll.Candidate) error {
+			w.added = append(w.added, c.ID+"="+c.Addr)
 			return w.fail
 		},
 		ClusterConfig: func() any { return map[string]string{"domain": "cluster.local"} },

@@ -69,6 +69,9 @@ func RunMaster(ctx context.Context, cfg MasterConfig) error {
 	if err := m.trust(ctx); err != nil {
 		return err
 	}
+	if err := m.reinstall(ctx); err != nil {
+		return err
+	}
 	// The port first: what joins the quorum must be reachable by it.
 	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
 	if err != nil {
@@ -150,7 +153,7 @@ func dnsIP(services netip.Prefix) netip.Addr {
 // assemble opens the quorum's log and puts the control plane on it.
 func (m *Master) assemble() error {
 	node, err := raftnode.Open(raftnode.Config{
-		ID: m.cfg.ID, Addr: m.addr.String(), Dir: filepath.Join(m.cfg.Dir, "raft"), FSM: fsm.New(fsm.Options{}), Log: m.log, Version: api.Version().GitVersion,
+		ID: m.cfg.ID, Addr: m.addr.String(), Dir: m.raftDir(), FSM: fsm.New(fsm.Options{}), Log: m.log, Version: api.Version().GitVersion,
 		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
 			return pki.DialRaft(ctx, m.authority.Trust, m.cert, addr, id)
 		},
@@ -204,9 +207,7 @@ func (m *Master) run(ctx context.Context, listener net.Listener) error {
 		stopServing()
 		return err
 	}
-	if err := m.writeKubeconfig(); err != nil {
-		m.log.Warn("the administrator's kubeconfig was not written", "err", err)
-	}
+	g.Go(func() error { return m.stayMember(ctx) })
 	m.log.Info("master is up", "addr", m.addr)
 	return g.Wait()
 }

@@ -69,7 +69,7 @@ func Assemble(parts Parts) (*Plane, error) {
 	p.joins = join.New(join.Config{
 		Authority: parts.Authority, Reader: reader, CatchUp: p.node.ReadIndex,
 		Client:  func() kubernetes.Interface { return p.admin },
-		Members: p.members, AddMember: p.node.Join,
+		Members: p.members, AddMember: p.addMember,
 		ClusterConfig: func() any { return p.settings() }, Log: p.log,
 	})
 	if err := p.serve(reader, authn); err != nil {

@@ -6,10 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -19,29 +17,6 @@ import (
 	"mgr/pki"
 	"mgr/pki/enroll"
 )
-
-// joinedFile marks a master that has been a member: if the quorum no longer knows it, it was removed on purpose.
-const joinedFile = "joined"
-
-// enter makes this master a member: of a new quorum, of the one it joins, or of the one that its log remembers.
-func (m *Master) enter(ctx context.Context) error {
-	marker := filepath.Join(m.cfg.Dir, joinedFile)
-	_, err := os.Stat(marker)
-	was := err == nil
-	switch {
-	case m.node.IsMember(m.cfg.ID):
-	case was:
-		return fmt.Errorf("this master was removed from its quorum; to join again as a new one, delete %s and give --join and --token", m.cfg.Dir)
-	case m.cfg.ClusterInit:
-		err = m.node.Bootstrap()
-	default:
-		err = m.joinQuorum(ctx)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.WriteFile(marker, nil, 0o600)
-}
 
 // joinTrust gets the cluster's keys from one of its masters, which proves itself by the hash in the token first.
 func (m *Master) joinTrust(ctx context.Context) (*pki.Authority, error) {
@@ -64,26 +39,6 @@ func (m *Master) joinTrust(ctx context.Context) (*pki.Authority, error) {
 		return nil, err
 	}
 	return authority, authority.Save(m.pkiDir())
-}
-
-// joinQuorum asks the masters to take this one in, until one does: right after a start there may be no leader yet.
-func (m *Master) joinQuorum(ctx context.Context) error {
-	self := enroll.Member{ID: m.cfg.ID, Addr: m.addr.String()}
-	retry := time.NewTicker(time.Second)
-	defer retry.Stop()
-	for {
-		err := enroll.AddMember(ctx, m.authority.Trust, m.cert, m.cfg.Join, self)
-		var refused *enroll.Refused
-		if err == nil || errors.As(err, &refused) { // a refusal is final
-			return err
-		}
-		m.log.Info("the quorum has not taken this master in yet", "err", err)
-		select {
-		case <-ctx.Done():
-			return err
-		case <-retry.C:
-		}
-	}
 }
 
 // watchQuorum ends the master, to be started anew by its supervisor, when its peer cannot follow the log any more.

@@ -88,7 +88,7 @@ func newCluster(t *testing.T) *cluster {
 		c.joins = join.New(join.Config{Authority: c.authority, Reader: reader, Log: log,
 			Client:    func() kubernetes.Interface { return c.admin },
 			Members:   func() []enroll.Member { return []enroll.Member{{ID: "m1", Addr: c.addr}} },
-			AddMember: func(context.Context, string, string) error { return nil },
+			AddMember: func(context.Context, enroll.Candidate) error { return nil },
 		})
 		c.tokens = c.joins.Tokens
 		cfg.Authenticator, cfg.Authorizer = authn, auth.NewAuthorizer(auth.AuthorizerConfig{Feed: reader})
