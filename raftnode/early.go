@@ -65,6 +65,27 @@ func (e *early) busy() bool {
 	return len(e.lanes) > 0
 }
 
+// maxAppendBytes is about how much one AppendEntries carries. raft counts entries only, and one of ours may have half a megabyte: a
+// request of all it may take would be cut off by its deadline on a slow link, again and again.
+const maxAppendBytes = 4 << 20
+
+// trim leaves as many entries as may go at once. raft goes on with those that it finds in the request afterwards.
+func trim(r *raft.AppendEntriesRequest) {
+	bytes := 0
+	for i, l := range r.Entries {
+		if bytes += len(l.Data); i > 0 && bytes > maxAppendBytes {
+			r.Entries = r.Entries[:i]
+			return
+		}
+	}
+}
+
+// AppendEntries implements raft.Transport.
+func (e *early) AppendEntries(id raft.ServerID, target raft.ServerAddress, r *raft.AppendEntriesRequest, response *raft.AppendEntriesResponse) error {
+	trim(r)
+	return e.wire.AppendEntries(id, target, r, response)
+}
+
 // send hands a request that raft has not made to every lane that it continues. It does not wait.
 func (e *early) send(request *raft.AppendEntriesRequest) {
 	e.mu.Lock()
@@ -169,6 +190,7 @@ func (l *lane) transmit(r *raft.AppendEntriesRequest, response *raft.AppendEntri
 
 // AppendEntries implements raft.AppendPipeline.
 func (l *lane) AppendEntries(r *raft.AppendEntriesRequest, response *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	trim(r)
 	select {
 	case l.sending <- struct{}{}:
 	case <-l.done:

@@ -182,3 +182,19 @@ func TestLaneRefused(t *testing.T) {
 		}
 	})
 }
+
+// hashicorp/raft bounds a request in entries only (nomad#26974): ours is cut, and raft goes on behind what was sent.
+func TestAppendBytes(t *testing.T) {
+	testLane(t, func(l *laneTest) {
+		r := appendRequest(2, 40)
+		for _, e := range r.Entries {
+			e.Data = make([]byte, 512<<10)
+		}
+		l.ask(r)
+		if n := len(r.Entries); n != maxAppendBytes/(512<<10) {
+			t.Fatalf("%d entries of half a megabyte go at once", n)
+		}
+		l.answer(true)
+		l.told(9)
+	})
+}

@@ -173,7 +173,7 @@ func (n *Node) raftConfig(log *hclogger) *raft.Config {
 	c, t := raft.DefaultConfig(), &n.config.Timing
 	c.LocalID = raft.ServerID(n.config.ID)
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
-	c.MaxAppendEntries = 256 // the log is bounded in bytes (housekeep.go), and so is this
+	c.MaxAppendEntries = 64 // and no more than maxAppendBytes of them
 	c.BatchApplyCh = true
 	c.ShutdownOnRemove = false // the peer goes on to serve and can be joined again
 	c.SnapshotInterval = never // see housekeep
