@@ -53,8 +53,13 @@ func (w *writer) apply(e Entry) ([]Result, error) {
 		}
 	}
 	w.index = e.Index
-	w.past[w.index%checkpoints] = checkpoint{index: w.index, hash: stateHash(w.sum, w.revision, w.level)}
+	w.mark()
 	return results, nil
+}
+
+// mark keeps the hash of the state at its index, for HashAt.
+func (w *writer) mark() {
+	w.past[w.index%checkpoints] = checkpoint{index: w.index, hash: stateHash(w.sum, w.revision, w.level)}
 }
 
 // entry applies what an entry holds, by its format.

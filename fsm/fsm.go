@@ -100,7 +100,7 @@ func (f *FSM) Knows() Level { return f.options.Knows }
 func (f *FSM) State() *State { return f.state.Load() }
 
 // HashAt returns State.Hash as it was at a log index, so that peers at different indexes can be compared; false if the
-// index was not applied here or is not among the last 1024.
+// index was neither applied nor restored here or is not among the last 1024.
 func (f *FSM) HashAt(index uint64) (hash uint64, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

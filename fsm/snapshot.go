@@ -165,6 +165,7 @@ func (in *snapshotReader) state(o Options) (*writer, error) {
 			return nil, short(err)
 		}
 	}
+	w.mark()
 	return w, short(in.trailer(w))
 }
 

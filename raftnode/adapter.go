@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -66,6 +67,9 @@ func (a adapter) Snapshot() (raft.FSMSnapshot, error) {
 func (a adapter) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	if err := a.n.fsm.Restore(r); err != nil {
+		if errors.Is(err, fsm.ErrNewer) {
+			a.n.fail(err)
+		}
 		return fmt.Errorf("restore state: %w", err)
 	}
 	return nil

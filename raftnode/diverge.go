@@ -65,6 +65,8 @@ func (n *Node) Gauges() map[string]float64 {
 		"mgr_raft_last_index":                float64(n.raft.LastIndex()),
 		"mgr_raft_applied_index":             float64(n.fsm.State().Index()),
 		"mgr_raft_state_diverged":            float64(flag(n.diverged.Load())),
+		"mgr_feature_level":                  float64(n.fsm.State().Level()),
+		"mgr_feature_level_known":            float64(n.fsm.Knows()),
 		"mgr_raft_disk_full":                 float64(flag(n.full.Load())),
 		"mgr_raft_election_patience_seconds": n.raft.ReloadableConfig().HeartbeatTimeout.Seconds(),
 	}

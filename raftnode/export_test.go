@@ -83,6 +83,9 @@ func (s hangingStable) SetUint64(key []byte, value uint64) error {
 	return s.StableStore.SetUint64(key, value)
 }
 
+// KeepLog sets how many entries are left after a snapshot.
+func (n *Node) KeepLog(entries uint64) { n.keepLog(entries) }
+
 // newTestLog logs into the test's output.
 func newTestLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), nil))

@@ -47,7 +47,7 @@ func (n *Node) followLeadership() {
 
 // establish commits an entry of the new term and then begins its scope.
 func (n *Node) establish(current func() bool) {
-	future := n.raft.Apply(fsm.JoinEntry(nil), 0)
+	future := n.raft.Apply(n.opening(), 0)
 	if err := future.Error(); err != nil {
 		n.config.Log.Info("lost leadership before its first entry was committed", "error", err)
 		return

@@ -33,6 +33,7 @@ type Member struct {
 	Full         bool          `json:"full,omitempty"`     // its data directory
 	PID          int           `json:"pid,omitempty"`
 	Version      string        `json:"version,omitempty"`
+	Level        fsm.Level     `json:"level,omitempty"` // the highest feature level that it knows
 }
 
 // peerStatus is what a peer says of itself.
@@ -49,6 +50,8 @@ type peerStatus struct {
 	Instance     uint64 `json:"instance,omitempty"` // of its process
 	PID          int    `json:"pid"`
 	Version      string `json:"version"`
+
+	Level fsm.Level `json:"level,omitempty"` // the highest that it knows; 0: it is from before levels
 }
 
 // cold is how long after its start a peer is a worse successor than others.
@@ -64,6 +67,7 @@ func (n *Node) status() peerStatus {
 		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: number("last_log_index"), LastTerm: number("last_log_term"),
 		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Cold: time.Since(n.opened) < cold, Full: n.full.Load(),
 		Fresh: n.fresh.Load(), Instance: n.instance, PID: os.Getpid(), Version: n.config.Version,
+		Level: n.fsm.Knows(),
 	}
 }
 
@@ -172,7 +176,7 @@ func (n *Node) examine(ctx context.Context, s raft.Server, m *Member) {
 		return
 	}
 	m.Reachable, m.Term, m.LastIndex, m.AppliedIndex = true, st.Term, st.LastIndex, st.AppliedIndex
-	m.Diverged, m.Full, m.PID, m.Version = st.Diverged, st.Full, st.PID, st.Version
+	m.Diverged, m.Full, m.PID, m.Version, m.Level = st.Diverged, st.Full, st.PID, st.Version, st.knows()
 }
 
 func (n *Node) statusOf(ctx context.Context, s raft.Server) (peerStatus, error) {
@@ -288,6 +292,11 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 		if err := n.moved(ctx, old, addr); err != nil {
 			return err
 		}
+	}
+	n.admitting.Lock()
+	defer n.admitting.Unlock()
+	if err := n.knowsEnough(ctx, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(addr)}); err != nil {
+		return err
 	}
 	sid := raft.ServerID(id)
 	if known && string(old.Address) != addr {

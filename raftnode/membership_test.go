@@ -100,18 +100,18 @@ func TestRejoin(t *testing.T) {
 	})
 }
 
-// TestJoinOfDeadPeer: it stays a non-voter, so it cannot cost the quorum anything.
+// TestJoinOfDeadPeer: it is refused, as nobody knows whether it would understand the others.
 func TestJoinOfDeadPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := raftnodetest.NewCluster(t, 1)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		err := c.Leader().Node.Join(ctx, "m9", "m9:6443")
-		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "non-voter") {
+		if err == nil || !strings.Contains(err.Error(), "m9:6443: connection refused") {
 			t.Errorf("join of a dead peer: %v", err)
 		}
 		mustPropose(t, c.Leader(), put(fsm.Create, "x", "1"))
-		if got := roles(c.Leader()); got != "m1=leader m9=nonvoter" {
+		if got := roles(c.Leader()); got != "m1=leader" {
 			t.Errorf("members: %s", got)
 		}
 	})

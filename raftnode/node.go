@@ -27,9 +27,10 @@ type Config struct {
 	Log     *slog.Logger
 	Version string // of the program, shown by Members
 
-	Timing   Timing
-	InFlight int      // log entries that may be on their way at once; default 2: while one is stored by the followers, the leader stores the next
-	Storage  *Storage // in place of Dir, for tests
+	Timing     Timing
+	RaiseAfter time.Duration // how long all members must have known a higher feature level before it is raised; default 30 s
+	InFlight   int           // log entries that may be on their way at once; default 2: while one is stored by the followers, the leader stores the next
+	Storage    *Storage      // in place of Dir, for tests
 }
 
 // Timing of a peer; zero values take the defaults. All peers should have the same.
@@ -82,6 +83,8 @@ type Node struct {
 	reloadMu      sync.Mutex   // held by whoever changes raft's settings
 	full          atomic.Bool  // the disk is almost full
 	diverged      atomic.Bool  // the state differs from the leader's
+	newborn       atomic.Bool  // it has founded a cluster and not led yet
+	admitting     sync.Mutex   // held by whoever admits a peer or raises the feature level
 	leaving       atomic.Bool  // leadership is about to be handed over
 	fresh         atomic.Bool  // this peer started with no data and has no vote yet
 	transferStuck atomic.Int64 // time of the first unexpected "transfer in progress", 0 = none
@@ -107,6 +110,9 @@ func Open(c Config) (*Node, error) {
 	}
 	if c.InFlight <= 0 {
 		c.InFlight = 2
+	}
+	if c.RaiseAfter <= 0 {
+		c.RaiseAfter = raiseAfter
 	}
 	c.Timing.complete()
 	n := &Node{
@@ -148,8 +154,11 @@ func (n *Node) start() error {
 	}
 	n.fresh.Store(!known)
 	r, err := raft.NewRaft(n.raftConfig(log), adapter{n}, n.guard, n.storage.stable, n.storage.snapshots, n.transport)
+	if failed := n.Err(); failed != nil && err == nil {
+		err = errors.Join(failed, r.Shutdown().Error()) // raft would go on with an older snapshot
+	}
 	if err != nil {
-		return err
+		return errors.Join(n.Err(), err)
 	}
 	n.raft = r
 	n.wg.Go(n.followLeadership)
@@ -162,6 +171,7 @@ func (n *Node) start() error {
 	n.wg.Go(n.compareWithLeader)
 	n.wg.Go(n.adapt)
 	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.promote) })
+	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.raiseLevel) })
 	n.wg.Go(n.shutDownFailed)
 	return nil
 }
@@ -186,6 +196,7 @@ func (n *Node) raftConfig(log *hclogger) *raft.Config {
 
 // Bootstrap makes this peer the first voter of a new cluster. It is an error if it has state already.
 func (n *Node) Bootstrap() error {
+	n.newborn.Store(true)
 	err := n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
 		Suffrage: raft.Voter, ID: raft.ServerID(n.config.ID), Address: raft.ServerAddress(n.config.Addr),
 	}}}).Error()

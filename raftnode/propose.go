@@ -164,6 +164,13 @@ func (q *proposals) take() []*proposal {
 	return batch
 }
 
+// launched counts an entry that did not go through the queue.
+func (q *proposals) launched() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.flying++
+}
+
 func (q *proposals) landed() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

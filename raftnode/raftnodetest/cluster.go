@@ -38,6 +38,7 @@ type Options struct {
 	Timing  raftnode.Timing // default: a heartbeat of 150 ms
 	Slow    map[string]int  // by id: how many times slower the clock of a peer runs, which makes it a leader that lets go late
 	History fsm.Options
+	Knows   map[string]fsm.Level // by id: the highest feature level that a peer's program knows, looked at when it starts; default fsm.Newest
 	Log     *slog.Logger
 	Latency func() time.Duration              // of each message; nil: none
 	Storage func(id string) *raftnode.Storage // nil: raftnode.MemoryStorage
@@ -83,7 +84,18 @@ func (c *Cluster) Add() *Peer {
 // Start opens a peer that was stopped, with the log that it had.
 func (c *Cluster) Start(p *Peer) {
 	c.t.Helper()
-	p.FSM = fsm.New(c.options.History)
+	if err := c.TryStart(p); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// TryStart is Start of a peer that may refuse to start.
+func (c *Cluster) TryStart(p *Peer) error {
+	history := c.options.History
+	if knows, ok := c.options.Knows[p.ID]; ok {
+		history.Knows = knows
+	}
+	p.FSM = fsm.New(history)
 	timing := c.options.Timing
 	timing.Heartbeat *= time.Duration(max(1, c.options.Slow[p.ID]))
 	node, err := raftnode.Open(raftnode.Config{
@@ -94,10 +106,11 @@ func (c *Cluster) Start(p *Peer) {
 		},
 	})
 	if err != nil {
-		c.t.Fatal(err)
+		return err
 	}
 	p.Node = node
 	c.network.serve(p.Addr, serviceRaft, node.HandleConn)
+	return nil
 }
 
 // Stop closes a peer; what it had on its disk stays.
@@ -180,7 +193,9 @@ func (c *Cluster) Block(from, to string) { c.network.block(from, to, true) }
 func (c *Cluster) Pass(from, to string)  { c.network.block(from, to, false) }
 
 // Serve takes connections for another service at a peer, until the peer is stopped.
-func (c *Cluster) Serve(p *Peer, service string, handle func(net.Conn)) { c.network.serve(p.Addr, service, handle) }
+func (c *Cluster) Serve(p *Peer, service string, handle func(net.Conn)) {
+	c.network.serve(p.Addr, service, handle)
+}
 
 // Dial connects the host from, a peer's address or any other name, with a service that a peer serves.
 func (c *Cluster) Dial(ctx context.Context, from, to, service string) (net.Conn, error) {
