@@ -26,6 +26,7 @@ type writer struct {
 	intern      interner
 	undo        []change // of the command being applied
 	past        [checkpoints]checkpoint
+	staged      *staging // a replacement on its way; nil: none
 }
 
 // checkpoints is how many of the last log indexes HashAt knows.
@@ -44,6 +45,9 @@ type change struct {
 func (w *writer) apply(e Entry) ([]Result, error) {
 	if e.Index <= w.index {
 		return nil, fmt.Errorf("the state is already at log entry %d", w.index)
+	}
+	if w.staged.stale(&e) {
+		w.staged = nil
 	}
 	var results []Result
 	if len(e.Data) > 0 {
@@ -70,7 +74,7 @@ func (w *writer) entry(e *Entry) ([]Result, error) {
 			return nil, err
 		}
 		w.time = max(w.time, e.Time)
-		return []Result{w.system(s, e.Term)}, nil
+		return []Result{w.system(s, e)}, nil
 	}
 	commands, err := decodeEntry(e.Data, &w.intern)
 	if err != nil {

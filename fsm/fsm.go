@@ -16,8 +16,9 @@ type FSM struct {
 	indexes   waiters
 	revisions waiters
 
-	mu sync.Mutex // held by whoever publishes
-	w  writer
+	mu       sync.Mutex // held by whoever publishes
+	w        writer
+	replaced chan struct{} // closed when the state is replaced as a whole
 }
 
 // Options bound what is kept besides the live state; zero values take the defaults. Peers need not have equal options:
@@ -44,7 +45,7 @@ func New(o Options) *FSM {
 	if o.Knows == 0 {
 		o.Knows = Newest
 	}
-	f := &FSM{options: o}
+	f := &FSM{options: o, replaced: make(chan struct{})}
 	f.indexes.init()
 	f.revisions.init()
 	f.w = writer{options: o, level: LevelFirst, revision: o.First, floor: o.First, dir: &directory{}, claims: btree.NewMap[string, Key](0)}
@@ -140,7 +141,7 @@ func (f *FSM) publish() {
 	old := f.state.Load()
 	s := &State{
 		index: f.w.index, revision: f.w.revision, level: f.w.level, sum: f.w.sum, epoch: f.w.epoch, floor: f.w.floor,
-		times: f.w.times, dir: f.w.dir, tables: make([]*table, len(f.w.tables)),
+		staging: f.w.staged != nil, times: f.w.times, dir: f.w.dir, tables: make([]*table, len(f.w.tables)),
 	}
 	for i, t := range f.w.tables {
 		if f.w.dirty[i] || old == nil || i >= len(old.tables) || old.epoch != s.epoch {
@@ -162,6 +163,10 @@ func (f *FSM) publish() {
 				close(t.changed)
 			}
 		}
+	}
+	if old != nil && old.epoch != s.epoch {
+		close(f.replaced)
+		f.replaced = make(chan struct{})
 	}
 	f.indexes.reached(s.index)
 	f.revisions.reached(s.revision)

@@ -36,7 +36,7 @@ type System struct {
 	Actor, Cause string // as in Command
 	Term         uint64 // as in Command
 	Level        Level  // what a peer must know to apply it; for RaiseLevel the level to set
-	Data         []byte // by kind; nil for RaiseLevel
+	Data         []byte // by kind; nil for RaiseLevel, see Replacement for the others
 }
 
 // An entry of format 2 is
@@ -91,7 +91,7 @@ func decodeSystem(entry []byte, known Level) (*System, error) {
 	switch {
 	case r.bad || len(r.b) > 0:
 		return nil, fmt.Errorf("system command of a log entry does not parse: %w", ErrCorrupt)
-	case s.Kind != RaiseLevel:
+	case s.Kind != RaiseLevel && !s.Kind.isReplace():
 		return nil, newer(fmt.Sprintf("a system command of kind %d", s.Kind), known)
 	}
 	return s, nil
@@ -103,18 +103,21 @@ func newer(what string, known Level) error {
 		"its data stay as they are: %w", what, known, ErrNewer)
 }
 
-// system applies a system command.
-func (w *writer) system(s *System, term uint64) Result {
+// system applies the system command of an entry.
+func (w *writer) system(s *System, e *Entry) Result {
 	refuse := func(reason Reason, format string, args ...any) Result {
 		return Result{Revision: w.revision, Refusal: &Refusal{Reason: reason, Detail: fmt.Sprintf(format, args...)}}
 	}
 	switch {
-	case s.Term != 0 && s.Term != term:
-		return refuse(ReasonFenced, "sent by the leader of term %d, the log is at term %d", s.Term, term)
+	case s.Term != 0 && s.Term != e.Term:
+		return refuse(ReasonFenced, "sent by the leader of term %d, the log is at term %d", s.Term, e.Term)
 	case s.Kind == RaiseLevel:
 		w.level = max(w.level, s.Level)
 	case s.Level > w.level:
 		return refuse(ReasonInvalid, "it needs feature level %d, the cluster is at %d", s.Level, w.level)
+	case s.Kind.isReplace():
+		refusal := w.replacement(s, e)
+		return Result{Revision: w.revision, Refusal: refusal}
 	}
 	return Result{Revision: w.revision}
 }

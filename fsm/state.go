@@ -27,6 +27,7 @@ type State struct {
 	sum      uint64 // of the objects' hashes
 	epoch    uint64 // counts restores; local, not part of the state
 	floor    uint64 // floor of resources that have no table yet
+	staging  bool
 	times    timeline
 	dir      *directory
 	tables   []*table // by dir

@@ -60,7 +60,11 @@ func (a adapter) Snapshot() (raft.FSMSnapshot, error) {
 	if err := a.n.Err(); err != nil {
 		return nil, err // what this peer holds must not become a snapshot
 	}
-	return snapshot{a.n.fsm.State()}, nil
+	state := a.n.fsm.State()
+	if state.Staging() {
+		return nil, raft.ErrNothingNewToSnapshot // the pieces of a replacement are in the log only; see fsm/replace.go
+	}
+	return snapshot{state}, nil
 }
 
 // Restore implements raft.FSM.
