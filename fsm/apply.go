@@ -16,6 +16,7 @@ type writer struct {
 	sum         uint64
 	epoch       uint64
 	floor       uint64
+	kept        int   // bytes of all histories
 	time        int64 // the latest that an entry had
 	times       timeline
 	dir         *directory
@@ -230,9 +231,37 @@ func (w *writer) commit(c *Command) {
 		case ch.prev == nil:
 			e.Type = Added
 		}
-		w.tables[ch.table].history.append(e, w.options)
+		h := &w.tables[ch.table].history
+		w.kept -= h.bytes
+		h.append(e, w.options)
+		w.kept += h.bytes
 	}
+	w.bound()
 	w.forgetUndo()
+}
+
+// bound keeps all histories together within Options.HistoryTotal: the largest forgets first, of equals the first by name.
+func (w *writer) bound() {
+	for w.kept > w.options.HistoryTotal {
+		most := -1
+		for i, t := range w.tables {
+			if len(t.history.full) < 2 {
+				continue
+			}
+			if most < 0 || t.history.bytes > w.tables[most].history.bytes ||
+				t.history.bytes == w.tables[most].history.bytes && w.dir.names[i] < w.dir.names[most] {
+				most = i
+			}
+		}
+		if most < 0 {
+			return
+		}
+		h := &w.tables[most].history
+		w.kept -= h.bytes
+		h.forget()
+		w.kept += h.bytes
+		w.dirty[most] = true
+	}
 }
 
 func (w *writer) forgetUndo() {

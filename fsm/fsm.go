@@ -26,6 +26,7 @@ type FSM struct {
 type Options struct {
 	HistoryEvents int // per resource; default 32768
 	HistoryBytes  int // per resource, of the objects' data; default 32 MiB
+	HistoryTotal  int // of all resources, of the objects' data; default 64 MiB. The resource that has most then forgets first.
 	// First is the revision of the empty state. Replicated state begins at 0; memory that starts anew with each term of a
 	// leader begins where no earlier one has been, so that an old revision is told from a new one.
 	First uint64
@@ -41,6 +42,9 @@ func New(o Options) *FSM {
 	}
 	if o.HistoryBytes <= 0 {
 		o.HistoryBytes = 32 << 20
+	}
+	if o.HistoryTotal <= 0 {
+		o.HistoryTotal = 64 << 20
 	}
 	if o.Knows == 0 {
 		o.Knows = Newest
@@ -141,7 +145,7 @@ func (f *FSM) publish() {
 	old := f.state.Load()
 	s := &State{
 		index: f.w.index, revision: f.w.revision, level: f.w.level, sum: f.w.sum, epoch: f.w.epoch, floor: f.w.floor,
-		staging: f.w.staged != nil, times: f.w.times, dir: f.w.dir, tables: make([]*table, len(f.w.tables)),
+		staging: f.w.staged != nil, time: f.w.time, times: f.w.times, dir: f.w.dir, tables: make([]*table, len(f.w.tables)),
 	}
 	for i, t := range f.w.tables {
 		if f.w.dirty[i] || old == nil || i >= len(old.tables) || old.epoch != s.epoch {

@@ -64,18 +64,22 @@ func (h *history) append(e Event, o Options) {
 		h.full = append(h.full, h.tail)
 		h.tail = chunk{base: h.end()}
 	}
-	// The newest closed chunk stays even when it alone is over the bounds: a watcher that is not slow never loses.
-	drop := 0
-	for drop < len(h.full)-1 && (h.events > o.HistoryEvents || h.bytes > o.HistoryBytes) {
-		old := h.full[drop]
-		h.events -= len(old.events)
-		h.bytes -= old.bytes
-		h.floor = old.events[len(old.events)-1].Revision
-		drop++
+	for (h.events > o.HistoryEvents || h.bytes > o.HistoryBytes) && h.forget() {
 	}
-	if drop > 0 {
-		h.full = slices.Clone(h.full[drop:]) // the old array would keep the dropped events alive
+}
+
+// forget drops the oldest chunk. The newest closed chunk stays even when it alone is over the bounds (false): a watcher that is not slow
+// never loses.
+func (h *history) forget() bool {
+	if len(h.full) < 2 {
+		return false
 	}
+	old := h.full[0]
+	h.events -= len(old.events)
+	h.bytes -= old.bytes
+	h.floor = old.events[len(old.events)-1].Revision
+	h.full = slices.Clone(h.full[1:]) // the old array would keep the dropped events alive
+	return true
 }
 
 // size is what the history keeps alive for the event that would be gone without it, in bytes of data.
@@ -185,11 +189,16 @@ func (f *FSM) Watch(resource string, revision uint64) (*Cursor, error) {
 // revision says how far the cursor is: everything up to it has been delivered, so with no events it is the revision of the
 // state, which is what a bookmark needs. When there are none, more closes as soon as there may be some (only changes
 // of this resource close it, so watchers of idle resources sleep; ask Poll on a timer for their bookmarks). ErrCompacted:
-// the reader fell behind the history or the state was restored.
+// the reader fell behind the history, or a snapshot was restored whose history does not reach back to the cursor.
 func (c *Cursor) Poll() (events []Event, revision uint64, more <-chan struct{}, err error) {
 	s := c.f.State()
 	if s.epoch != c.epoch {
-		return nil, c.revision, nil, ErrCompacted
+		again, err := c.f.Watch(c.resource, c.revision)
+		if err != nil {
+			return nil, c.revision, nil, ErrCompacted
+		}
+		*c = *again
+		return c.Poll()
 	}
 	t := s.table(c.resource)
 	h := &t.history
@@ -211,7 +220,7 @@ func (c *Cursor) Poll() (events []Event, revision uint64, more <-chan struct{}, 
 
 // Next waits for changes and returns at least one of them, in order, and the revision up to which the cursor has now
 // delivered everything. It does not return when only other resources change; see Poll for bookmarks. ErrCompacted when
-// the reader fell behind the history or the state was restored.
+// as for Poll.
 func (c *Cursor) Next(ctx context.Context) (events []Event, revision uint64, err error) {
 	for {
 		events, revision, more, err := c.Poll()

@@ -21,23 +21,25 @@ import (
 //	{ resource { object }* "" }* ""           (resources in order, the objects of each in order)
 //	hash(8) crc32c(4)                         (little endian; the checksum covers everything before it)
 //
-// at level 1 (version 1); at higher levels (version 2) the level, a uvarint, precedes the index, and between objects and hash are
-// sections, ended by a 0:
+// at level 1 (version 1), where an object is a record, preceded by its length, of Object.appendHead and data. A peer that was
+// restored from it knows no history: it answers ErrCompacted to watchers from before. At higher levels (version 2) the level, a
+// uvarint, precedes the index, and between objects and hash are sections, ended by a 0:
 //
 //	{ tag(uvarint) { record }* "" }* 0        (tags in order; a section whose tag is unknown needs a newer version)
 //
 // Every later version ends with a checksum of this kind, too, so that a sound snapshot of the future is told from a damaged one.
-//
-// where an object is a record, preceded by its length, of Object.appendHead and data. History is not part of it: a peer
-// that was restored from a snapshot answers ErrCompacted to watchers from before.
 const (
 	snapshotMagic   = "mgrfsm"
 	versionFirst    = 1
 	versionSections = 2
-	maxRecordBytes  = MaxObjectBytes + maxClaims*(maxNameBytes+8) + 4*maxNameBytes + 128
+
+	sectionHistory = 1 // past.go
+
+	maxRecordBytes = MaxObjectBytes + maxClaims*(maxNameBytes+8) + 4*maxNameBytes + 128
 )
 
-// WriteSnapshot writes the state; equal states give equal bytes.
+// WriteSnapshot writes the state and its history. Peers with equal options that have applied the same log since its beginning, or since
+// the same snapshot, write equal bytes.
 func (s *State) WriteSnapshot(w io.Writer) error {
 	sum := crc32.New(castagnoli)
 	out := bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10)
@@ -63,7 +65,14 @@ func (s *State) WriteSnapshot(w io.Writer) error {
 	}
 	b = appendString(b, "")
 	if s.level != LevelFirst {
-		b = append(b, 0) // no sections
+		b = binary.AppendUvarint(b, sectionHistory)
+		if _, err := out.Write(b); err != nil {
+			return fmt.Errorf("write snapshot: %w", err)
+		}
+		if err := s.writeHistory(out); err != nil {
+			return fmt.Errorf("write snapshot: %w", err)
+		}
+		b = append(b[:0], 0) // no more sections
 	}
 	b = binary.LittleEndian.AppendUint64(b, s.Hash())
 	if _, err := out.Write(b); err != nil {
@@ -85,7 +94,8 @@ func (o *Object) appendRecord(b []byte) []byte {
 	return append(b, o.Data...)
 }
 
-// Restore replaces the state by a snapshot and forgets all history; all cursors end with ErrCompacted. When it fails
+// Restore replaces the state and the history by those of a snapshot. Cursors go on if that history reaches back to where they are, else
+// they end with ErrCompacted. When it fails
 // the state is as before: ErrCorrupt, ErrNewer, or what reading gave.
 func (f *FSM) Restore(r io.Reader) error {
 	sum := crc32.New(castagnoli)
@@ -193,11 +203,23 @@ func (in *snapshotReader) level(w *writer, version byte) (sections bool, err err
 }
 
 func (in *snapshotReader) sections(w *writer) error {
-	tag, err := binary.ReadUvarint(in)
-	if err != nil || tag == 0 {
-		return err
+	for last := uint64(0); ; {
+		tag, err := binary.ReadUvarint(in)
+		switch {
+		case err != nil || tag == 0:
+			return err
+		case tag <= last:
+			return fmt.Errorf("section %d after %d: %w", tag, last, ErrCorrupt)
+		case tag == sectionHistory:
+			err = in.history(w)
+		default:
+			return in.newer(fmt.Sprintf("a snapshot with a section %d", tag), w.options.Knows)
+		}
+		if err != nil {
+			return err
+		}
+		last = tag
 	}
-	return in.newer(fmt.Sprintf("a snapshot with a section %d", tag), w.options.Knows)
 }
 
 // newer reads to the end of a snapshot that holds what this program does not know: ErrNewer if it is sound, else ErrCorrupt.
@@ -272,26 +294,41 @@ func readObject(b []byte, resource string) (*Object, bool) {
 	o.Revision = r.uvarint()
 	o.Created = r.uvarint()
 	at := r.uvarint()
-	n := r.uvarint()
-	if r.bad || n > maxClaims {
-		return nil, false
-	}
-	for range n {
-		o.Claims = append(o.Claims, string(r.bytes()))
-	}
+	o.Claims = r.claims()
 	o.Data = slices.Clone(r.b)
-	digits := strconv.FormatUint(o.Revision, 10)
-	end := at + uint64(len(digits))
-	if r.bad || at == 0 || at > uint64(len(o.Data)) || end >= uint64(len(o.Data)) ||
-		string(o.Data[at:end]) != digits || o.Data[at-1] != '"' || o.Data[end] != '"' {
+	if r.bad || !o.place(at) {
 		return nil, false
 	}
-	o.RevisionAt = uint32(at)
 	if !validName(o.Key.Name) || o.Key.Namespace != "" && !validName(o.Key.Namespace) {
 		return nil, false
 	}
 	o.hash = o.sum()
 	return o, true
+}
+
+func (r *reader) claims() []string {
+	n := r.uvarint()
+	if n > maxClaims {
+		r.bad = true
+		return nil
+	}
+	var claims []string
+	for range n {
+		claims = append(claims, string(r.bytes()))
+	}
+	return claims
+}
+
+// place sets RevisionAt if the revision stands there, between quotes.
+func (o *Object) place(at uint64) bool {
+	digits := strconv.FormatUint(o.Revision, 10)
+	end := at + uint64(len(digits))
+	if at == 0 || at > uint64(len(o.Data)) || end >= uint64(len(o.Data)) ||
+		string(o.Data[at:end]) != digits || o.Data[at-1] != '"' || o.Data[end] != '"' {
+		return false
+	}
+	o.RevisionAt = uint32(at)
+	return true
 }
 
 func (in *snapshotReader) trailer(w *writer) error {

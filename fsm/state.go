@@ -28,6 +28,7 @@ type State struct {
 	epoch    uint64 // counts restores; local, not part of the state
 	floor    uint64 // floor of resources that have no table yet
 	staging  bool
+	time     int64 // the latest that an entry had
 	times    timeline
 	dir      *directory
 	tables   []*table // by dir
