@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -125,32 +126,62 @@ func TestWatchersOfIdleResourcesSleep(t *testing.T) {
 	}
 }
 
-// TestRestoreEndsCursors: a waiting cursor learns of a restore, and so does one of a resource that is gone.
-func TestRestoreEndsCursors(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := New(Options{})
-		put(t, f, Create, Key{"pods", "d", "a"}, "x")
-		var snapshot bytes.Buffer
-		if err := f.State().WriteSnapshot(&snapshot); err != nil {
-			t.Fatal(err)
-		}
-		for _, resource := range []string{"pods", "services"} {
-			c, err := f.Watch(resource, 1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			go func() {
-				if _, _, err := c.Next(t.Context()); !errors.Is(err, ErrCompacted) {
-					t.Errorf("cursor of %s: %v", resource, err)
+// TestCursorsAcrossRestore: a waiting cursor goes on with what the snapshot's history tells, also one of a resource that has never had an
+// object; where that history does not reach back, or the snapshot is older than what was delivered, it learns that it is at its end.
+func TestCursorsAcrossRestore(t *testing.T) {
+	raise := System{Kind: RaiseLevel, Level: LevelSystem}
+	for name, c := range map[string]struct {
+		level Level
+		ahead bool // the snapshot is newer than the peer
+		ends  bool
+	}{
+		"with history": {level: LevelSystem, ahead: true}, "without history": {ahead: true, ends: true}, "older": {ends: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, other := New(Options{}), New(Options{})
+				for _, m := range []*FSM{f, other} {
+					if c.level > 0 {
+						mustRaise(t, m, raise)
+					}
+					put(t, m, Create, Key{"pods", "d", "a"}, "x")
 				}
-			}()
-		}
-		synctest.Wait()
-		if err := f.Restore(&snapshot); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-	})
+				newer := f
+				if c.ahead {
+					newer = other
+				}
+				put(t, newer, Update, Key{"pods", "d", "a"}, "y")
+				put(t, newer, Create, Key{"services", "d", "s"}, "z")
+				before := f.State().Revision()
+				got := map[string]string{} // by resource: what its cursor said
+				for _, resource := range []string{"pods", "services", "nodes"} {
+					cursor, err := f.Watch(resource, f.State().Revision())
+					if err != nil {
+						t.Fatal(err)
+					}
+					go func() {
+						events, revision, err := cursor.Next(t.Context())
+						if t.Context().Err() == nil {
+							got[resource] = fmt.Sprintf("%d events up to %d, %v", len(events), revision, err)
+						}
+					}()
+				}
+				synctest.Wait()
+				if err := f.Restore(bytes.NewReader(snapshotOf(t, other))); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				want := map[string]string{"pods": "1 events up to 3, <nil>", "services": "1 events up to 3, <nil>"}
+				if c.ends {
+					end := fmt.Sprintf("0 events up to %d, %v", before, ErrCompacted)
+					want = map[string]string{"pods": end, "services": end, "nodes": end}
+				}
+				if !maps.Equal(got, want) {
+					t.Errorf("%q, want %q", got, want)
+				}
+			})
+		})
+	}
 }
 
 // TestWaiters: each is woken by what it waits for, or by its context.

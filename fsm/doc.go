@@ -24,5 +24,9 @@
 //
 // Each resource has a history of its changes, bounded in events and bytes. A Cursor is a place in that history: it has
 // no buffer of its own, so a slow watcher costs nothing and is cut off with ErrCompacted when history has moved past it.
-// History is not part of the state and of snapshots; it is equal on all peers as far back as each has it.
+// History is no part of the state and its hash, but of snapshots (from LevelSystem on): a peer that restarts or is given a snapshot
+// has the history it had, and cursors, and clients' watches at their revisions, go on. It is equal on all peers as far back as each has it.
+//
+// The same history answers what there was at an earlier revision (FSM.StateAt), or at a time (State.RevisionAt): the log's entries carry
+// the time of the leader that appended them.
 package fsm

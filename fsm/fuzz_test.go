@@ -91,8 +91,12 @@ func FuzzRestore(f *testing.F) {
 	}
 	f.Add(s.Bytes())
 	f.Add(s.Bytes()[:20])
+	f.Add(snapshotWithPast(f))
 	f.Add([]byte(snapshotMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > len(snapshotMagic)+12 {
+			b = reseal(b) // else no change gets past the checksum
+		}
 		m := New(Options{})
 		if _, err := m.Apply(1, 1, seedEntry(t)); err != nil {
 			t.Fatal(err)
@@ -114,6 +118,38 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
+// snapshotWithPast is a small snapshot with changes of all kinds.
+func snapshotWithPast(t testing.TB) []byte {
+	f := New(Options{})
+	raise, err := EncodeSystem(&System{Kind: RaiseLevel, Level: Newest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.ApplyBatch([]Entry{{Index: 1, Term: 1, Data: raise}, {Index: 2, Term: 1, Time: 5000, Data: seedEntry(t)}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []Verb{Update, Delete, Create, Delete} {
+		op := Op{Verb: verb, Key: Key{"pods", "d", "a"}}
+		if verb != Delete {
+			op.UID = "other"
+			op.Data, op.RevisionAt = document("y")
+		}
+		entry, err := EncodeEntry([]Command{{Actor: "b", Ops: []Op{op}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := f.State().Index() + 1
+		if _, err := f.ApplyBatch([]Entry{{Index: at, Term: 1, Time: 5000 + int64(at)*700, Data: entry}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	if err := f.State().WriteSnapshot(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // TestEveryBitOfSnapshotAndEntryCounts flips each bit: all flips are found.
 func TestEveryBitOfSnapshotAndEntryCounts(t *testing.T) {
 	entry := seedEntry(t)
@@ -121,11 +157,7 @@ func TestEveryBitOfSnapshotAndEntryCounts(t *testing.T) {
 	if _, err := m.Apply(1, 1, entry); err != nil {
 		t.Fatal(err)
 	}
-	var s bytes.Buffer
-	if err := m.State().WriteSnapshot(&s); err != nil {
-		t.Fatal(err)
-	}
-	snapshot := s.Bytes()
+	snapshot := snapshotWithPast(t)
 	for i := range len(snapshot) * 8 {
 		snapshot[i/8] ^= 1 << (i % 8)
 		if err := New(Options{}).Restore(bytes.NewReader(snapshot)); !errors.Is(err, ErrCorrupt) {

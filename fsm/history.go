@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"sort"
 )
@@ -155,6 +156,26 @@ func (h *history) backward(revision uint64, yield func(*Event)) {
 				return
 			}
 			yield(&c.events[j])
+		}
+	}
+}
+
+// Changes yields the changes of a resource after revision, the oldest first, as far back as history reaches (Floor).
+func (s *State) Changes(resource string, revision uint64) iter.Seq[*Event] {
+	return func(yield func(*Event) bool) {
+		t := s.table(resource)
+		if t == nil {
+			return
+		}
+		h := &t.history
+		for seq := h.after(max(revision, h.floor)); seq < h.end(); {
+			events := h.from(seq)
+			for i := range events {
+				if !yield(&events[i]) {
+					return
+				}
+			}
+			seq += uint64(len(events))
 		}
 	}
 }

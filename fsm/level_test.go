@@ -97,7 +97,7 @@ func mustRaise(t *testing.T, f *FSM, s System) Result {
 	return results[0]
 }
 
-func snapshotOf(t *testing.T, f *FSM) []byte {
+func snapshotOf(t testing.TB, f *FSM) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	if err := f.State().WriteSnapshot(&b); err != nil {

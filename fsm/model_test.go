@@ -131,7 +131,7 @@ var (
 		return op
 	})
 	genCommand = rapid.Custom(func(t *rapid.T) Command {
-		return Command{Actor: "a", Term: rapid.SampledFrom([]uint64{0, 0, 7, 8}).Draw(t, "term"),
+		return Command{Actor: rapid.SampledFrom([]string{"a", "bob"}).Draw(t, "actor"), Cause: rapid.SampledFrom([]string{"", "c"}).Draw(t, "cause"), Term: rapid.SampledFrom([]uint64{0, 0, 7, 8}).Draw(t, "term"),
 			Ops: rapid.SliceOfN(genOp, 1, 4).Draw(t, "ops")}
 	})
 	genLog = rapid.SliceOfN(rapid.SliceOfN(genCommand, 0, 4), 1, 40)
@@ -142,17 +142,25 @@ const modelTerm = 7
 // TestAgainstModel applies random logs and compares results, state, history, time travel and cursors with the model.
 func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m, f := newModel(), New(Options{HistoryEvents: rapid.SampledFrom([]int{1, 4, 20, 1000}).Draw(t, "history")})
+		m, f := newModel(), New(genBounds.Draw(t, "bounds"))
+		raise(t, f)
 		early, err := f.Watch("pods", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, commands := range genLog.Draw(t, "log") {
+		log := genLog.Draw(t, "log")
+		restart := rapid.IntRange(0, 2*len(log)).Draw(t, "restart after")
+		for i, commands := range log {
 			entry, err := EncodeEntry(commands)
 			if err != nil {
 				t.Fatal(err)
 			}
-			results, err := f.Apply(uint64(i+1), modelTerm, entry)
+			if i == restart {
+				again := New(f.options)
+				restore(t, again, f.State())
+				f = again
+			}
+			results, err := f.Apply(uint64(i+2), modelTerm, entry)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -286,29 +294,57 @@ func compareEvents(t *rapid.T, m *model, f *FSM, revision uint64) {
 	}
 }
 
-// TestSameLogSameBytes applies one log to several state machines, whole, in batches, with other history bounds, and from
-// a snapshot on: state, hash and snapshot bytes are equal.
+// genBounds are bounds of history, some so narrow that all of them are met.
+var genBounds = rapid.Custom(func(t *rapid.T) Options {
+	return Options{HistoryEvents: rapid.SampledFrom([]int{1, 4, 20, 1000}).Draw(t, "events"),
+		HistoryTotal: rapid.SampledFrom([]int{50, 300, 1000, 1 << 20}).Draw(t, "total"),
+		HistoryBytes: rapid.SampledFrom([]int{200, 1 << 20}).Draw(t, "bytes")}
+})
+
+func raise(t *rapid.T, f *FSM) {
+	entry, err := EncodeSystem(&System{Kind: RaiseLevel, Level: Newest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Apply(1, modelTerm, entry); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSameLogSameBytes applies one log to several state machines, whole, in batches, and from a snapshot on: state, history, hash and
+// snapshot bytes are equal. At level 1 history is no part of them, so its bounds may differ.
 func TestSameLogSameBytes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var log []Entry
+		level, bounds := rapid.Bool().Draw(t, "level"), genBounds.Draw(t, "bounds")
+		others := bounds
+		if !level {
+			others = Options{HistoryEvents: 3}
+		}
+		clock := int64(1000)
 		for i, commands := range genLog.Draw(t, "log") {
 			b, err := EncodeEntry(commands)
 			if err != nil {
 				t.Fatal(err)
 			}
-			log = append(log, Entry{Index: uint64(i + 1), Term: modelTerm, Data: b})
+			clock += rapid.Int64Range(-900, 2000).Draw(t, "time")
+			log = append(log, Entry{Index: uint64(i + 2), Term: modelTerm, Time: clock, Data: b})
 		}
-		one, batched, restored := New(Options{}), New(Options{HistoryEvents: 3}), New(Options{})
+		one, batched, restored := New(bounds), New(others), New(bounds)
+		if level {
+			raise(t, one)
+			raise(t, batched)
+		}
 		k := rapid.IntRange(0, len(log)).Draw(t, "snapshot after")
 		for i, e := range log {
 			if i == k {
 				restore(t, restored, one.State())
 			}
-			if _, err := one.Apply(e.Index, e.Term, e.Data); err != nil {
+			if _, err := one.ApplyBatch([]Entry{e}); err != nil {
 				t.Fatal(err)
 			}
 			if i >= k {
-				if _, err := restored.Apply(e.Index, e.Term, e.Data); err != nil {
+				if _, err := restored.ApplyBatch([]Entry{e}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -332,6 +368,9 @@ func TestSameLogSameBytes(t *testing.T) {
 				t.Fatalf("%s: other hash", name)
 			}
 		}
+		if level {
+			sameHistory(t, one, restored)
+		}
 		for i := k; i < len(log); i++ {
 			a, ok := one.HashAt(log[i].Index)
 			if b, ok2 := restored.HashAt(log[i].Index); !ok || !ok2 || a != b {
@@ -339,6 +378,46 @@ func TestSameLogSameBytes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// sameHistory compares every change, and that a form is kept once: the form before a change is what the change before it made, the
+// newest is the object in the state.
+func sameHistory(t *rapid.T, one, restored *FSM) {
+	for resource := range one.State().dir.at {
+		floor := one.State().Floor(resource)
+		if n := restored.State().Floor(resource); n != floor {
+			t.Fatalf("history of %s begins at %d, want %d", resource, n, floor)
+		}
+		var all [2][]Event
+		for i, f := range []*FSM{one, restored} {
+			now := map[string]*Object{}
+			for e := range f.State().Changes(resource, floor) {
+				all[i] = append(all[i], *e)
+				if before := now[e.Object.path]; before != nil && before != e.Prev {
+					t.Fatalf("the form of %s before %d is kept twice", e.Object.path, e.Revision)
+				}
+				now[e.Object.path] = e.Object
+				if e.Type == Deleted {
+					now[e.Object.path] = nil
+				}
+			}
+			for path, o := range now {
+				if live, _ := f.State().table(resource).objects.Get(path); live != o {
+					t.Fatalf("the object %s in the state is kept twice", path)
+				}
+			}
+		}
+		if a, b := fmt.Sprintf("%+v", told(all[0])), fmt.Sprintf("%+v", told(all[1])); a != b {
+			t.Fatalf("history of %s:\n%s\nrestored:\n%s", resource, a, b)
+		}
+	}
+}
+
+func told(events []Event) (out []string) {
+	for _, e := range events {
+		out = append(out, fmt.Sprint(e.Type, e.Revision, e.Time, e.Actor, e.Cause, show(e.Object), show(e.Prev)))
+	}
+	return out
 }
 
 func snapshotBytes(t *rapid.T, s *State) []byte {

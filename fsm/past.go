@@ -202,9 +202,9 @@ func (r *reader) timeline(w *writer) timeline {
 	}
 	t.moments = make([]moment, 0, n)
 	var last moment
-	for range n {
+	for i := range n {
 		m := moment{second: last.second + int64(r.uvarint()), before: last.before + r.uvarint()}
-		r.bad = r.bad || m.second <= last.second || m.before < last.before || m.before > w.revision
+		r.bad = r.bad || m.second < last.second || i > 0 && m.second == last.second || m.before < last.before || m.before > w.revision
 		t.moments = append(t.moments, m)
 		last = m
 	}
