@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"mgr/api/auth"
+	"mgr/failpoint"
 	"mgr/fsm"
 	"mgr/pki"
 )
@@ -173,7 +174,9 @@ func (s *Server) send(r *http.Request, addr string, body []byte) (*http.Response
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
 	out.Header = handOverHeader(r)
+	failpoint.Hit("forward.send.before")
 	resp, err := s.cfg.Peers.RoundTrip(out)
+	failpoint.Hit("forward.answered")
 	if err != nil && !reached {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}

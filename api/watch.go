@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 )
 
@@ -149,11 +150,14 @@ func (w *stream) deliver(out sink) (sent bool, revision uint64, more <-chan stru
 		}
 		if len(events) == 0 {
 			if sent {
+				failpoint.Hit("watch.flush.before")
 				err = out.flush()
+				failpoint.Hit("watch.flush.after")
 			}
 			return sent, revision, more, err
 		}
 		for i := range events {
+			failpoint.Hit("watch.send")
 			one, err := w.send(&events[i], out)
 			if err != nil {
 				return sent, revision, nil, err

@@ -24,5 +24,7 @@
 //
 //	clock=+1h     the wall clock of this process is off by so much from now on; timers are not (amd64 only)
 //
+// Number makes bounds that take long to reach, such as the entries after which a snapshot is taken, small for a test.
+//
 // A name is a few words joined by dots: what is acted on, the act, and before or after.
 package failpoint

@@ -21,6 +21,16 @@ func Hit(name string) { _ = here.hit(name) }
 // Err marks a moment that can fail: the caller treats an error like one of what it was about to do.
 func Err(name string) error { return here.hit(name) }
 
+// Number is a bound that a test may want to meet soon: what the environment says (MGR_FAILPOINT_ and the name in capitals, _ for
+// the dots), or value.
+func Number(name string, value int) int {
+	text := os.Getenv("MGR_FAILPOINT_" + strings.ToUpper(strings.ReplaceAll(name, ".", "_")))
+	if n, err := strconv.Atoi(text); err == nil {
+		return n
+	}
+	return value
+}
+
 // here is what this process was asked to do. A point is a call without arguments, so there is nowhere else to keep it.
 var here = start(os.Getenv("MGR_FAILPOINTS"), os.Getenv("MGR_FAILPOINTS_FILE"))
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 )
 
@@ -41,7 +42,9 @@ func (a adapter) ApplyBatch(logs []*raft.Log) []any {
 			}
 		}
 	}
+	failpoint.Hit("entry.apply.before")
 	results, err := a.n.apply(entries)
+	failpoint.Hit("entry.apply.after")
 	responses := make([]any, len(logs))
 	for i, l := range logs {
 		if i < len(results) {
@@ -64,27 +67,32 @@ func (a adapter) Snapshot() (raft.FSMSnapshot, error) {
 	if state.Staging() {
 		return nil, raft.ErrNothingNewToSnapshot // the pieces of a replacement are in the log only; see fsm/replace.go
 	}
+	failpoint.Hit("snapshot.take")
 	return snapshot{state}, nil
 }
 
 // Restore implements raft.FSM.
 func (a adapter) Restore(r io.ReadCloser) error {
 	defer r.Close()
+	failpoint.Hit("snapshot.restore.before")
 	if err := a.n.fsm.Restore(r); err != nil {
 		if errors.Is(err, fsm.ErrNewer) {
 			a.n.fail(err)
 		}
 		return fmt.Errorf("restore state: %w", err)
 	}
+	failpoint.Hit("snapshot.restore.after")
 	return nil
 }
 
 type snapshot struct{ state *fsm.State }
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	failpoint.Hit("snapshot.write.before")
 	if err := s.state.WriteSnapshot(sink); err != nil {
 		return fmt.Errorf("persist snapshot: %w (and cancel: %v)", err, sink.Cancel())
 	}
+	failpoint.Hit("snapshot.close.before")
 	return sink.Close()
 }
 

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"mgr/failpoint"
 )
 
 // hashicorp/raft stores an entry on the leader's disk before it sends it, so a lone write waits for two disks one after the other,
@@ -185,6 +187,7 @@ func (l *lane) transmit(r *raft.AppendEntriesRequest, response *raft.AppendEntri
 	l.next = max(l.next, r.PrevLogEntry+uint64(len(r.Entries))+1)
 	l.flying++
 	l.mu.Unlock()
+	failpoint.Hit("entries.send.before")
 	return l.pipeline.AppendEntries(r, response)
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"mgr/failpoint"
 )
 
 // errDiskHangs: a write of the log did not end in time. raft steps down at any error of its log store, which is the point:
@@ -93,7 +95,11 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 		copied[i] = &c
 	}
 	err := g.write(
-		func() error { return g.LogStore.StoreLogs(copied) },
+		func() error {
+			failpoint.Hit("log.store.before")
+			defer failpoint.Hit("log.store.after")
+			return g.LogStore.StoreLogs(copied)
+		},
 		func() error { return g.LogStore.DeleteRange(copied[0].Index, copied[len(copied)-1].Index) },
 		func() { g.ahead(copied) },
 	)

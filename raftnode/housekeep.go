@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"mgr/failpoint"
 )
 
 // A snapshot is taken after so many entries or bytes of log. raft's own trigger knows only entries, but one of ours may have
@@ -39,7 +41,7 @@ func (n *Node) housekeep() {
 		}
 		index := n.fsm.State().Index()
 		entries, bytes := index-min(last, index), n.guard.written.Load()
-		if entries < snapshotEntries && bytes < snapshotBytes {
+		if entries < uint64(failpoint.Number("snapshot.entries", snapshotEntries)) && bytes < snapshotBytes {
 			continue
 		}
 		if n.snapshot(entries, bytes) {
@@ -84,7 +86,7 @@ func (n *Node) yield() {
 
 // snapshot writes a snapshot and shortens the log.
 func (n *Node) snapshot(entries, bytes uint64) bool {
-	n.keepLog(min(mostTrailing, max(leastTrailing, entries*trailingBytes/max(bytes, 1))))
+	n.keepLog(min(uint64(failpoint.Number("log.trailing", mostTrailing)), max(leastTrailing, entries*trailingBytes/max(bytes, 1))))
 	err := n.raft.Snapshot().Error()
 	if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		n.config.Log.Warn("cannot take a snapshot", "error", err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 )
 
@@ -37,6 +38,7 @@ func (n *Node) followLeadership() {
 			n.beginScope(0)
 			n.scopeMu.Unlock()
 			if leads {
+				failpoint.Hit("leadership.won")
 				n.wg.Go(func() { n.establish(func() bool { return generation.Load() == g }) })
 			}
 		case <-n.ctx.Done():
@@ -52,6 +54,7 @@ func (n *Node) establish(current func() bool) {
 		n.config.Log.Info("lost leadership before its first entry was committed", "error", err)
 		return
 	}
+	failpoint.Hit("leadership.entry.committed")
 	response := future.Response().(applied)
 	if response.err != nil {
 		return // the node has failed; that was logged
@@ -61,6 +64,7 @@ func (n *Node) establish(current func() bool) {
 	if current() {
 		n.config.Log.Info("this master leads", "term", response.term)
 		n.beginScope(response.term)
+		failpoint.Hit("leadership.begun")
 	}
 }
 
@@ -125,6 +129,7 @@ func (n *Node) transfer(ctx context.Context, to raft.Server) error {
 	if err := n.proposals.drained(ctx); err != nil {
 		return fmt.Errorf("transfer leadership: wait for writes under way: %w", err)
 	}
+	failpoint.Hit("transfer.drained")
 	s := n.scope.Load()
 	var future raft.Future
 	if to.ID == "" {
@@ -134,6 +139,7 @@ func (n *Node) transfer(ctx context.Context, to raft.Server) error {
 	}
 	result := make(chan error, 1)
 	n.wg.Go(func() { result <- future.Error() })
+	failpoint.Hit("transfer.begun")
 	select {
 	case err := <-result:
 		if err != nil {
@@ -142,6 +148,7 @@ func (n *Node) transfer(ctx context.Context, to raft.Server) error {
 	case <-ctx.Done():
 		return fmt.Errorf("transfer leadership: %w", ctx.Err())
 	}
+	failpoint.Hit("transfer.done")
 	select {
 	case <-s.ctx.Done():
 		return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 )
 
@@ -315,6 +316,7 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 	if now, ok := n.server(id); ok && string(now.Address) == addr {
 		return nil // it is where it should be
 	}
+	failpoint.Hit("member.admit.before")
 	return n.changed(n.raft.AddNonvoter(sid, raft.ServerAddress(addr), 0, 0))
 }
 
@@ -325,7 +327,9 @@ func (n *Node) lostItsLog(ctx context.Context, s raft.Server) bool {
 
 // changed waits for a configuration change.
 func (n *Node) changed(f raft.IndexFuture) error {
+	failpoint.Hit("config.change.sent")
 	err := f.Error()
+	failpoint.Hit("config.change.committed")
 	if err != nil {
 		return proposeError(err)
 	}
@@ -346,10 +350,12 @@ func (n *Node) promote(ctx context.Context, _ uint64) {
 			if s.Suffrage != raft.Nonvoter || !n.caughtUp(ctx, s) {
 				continue
 			}
+			failpoint.Hit("member.promote.before")
 			if err := n.changed(n.raft.AddVoter(s.ID, s.Address, 0, 0)); err != nil {
 				n.config.Log.Warn("cannot promote a master", "id", s.ID, "error", err)
 				continue
 			}
+			failpoint.Hit("member.promote.after")
 			n.config.Log.Info("master is a voter now", "id", s.ID)
 		}
 	}

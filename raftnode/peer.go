@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"mgr/failpoint"
 )
 
 // peer is what this node asks and tells another one again and again, one call of each sort at a time however many want it
@@ -100,6 +102,7 @@ func (n *Node) pushCommit() {
 	if term == 0 || n.scope.Load().term != term {
 		return
 	}
+	failpoint.Hit("commit.push.before")
 	n.transport.send(n.request(term, raft.Log{Index: index, Term: term}, nil, index))
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 )
 
@@ -113,6 +114,7 @@ func (q *proposals) add(p *proposal) error {
 	q.queue = append(q.queue, p)
 	q.bytes += len(p.command)
 	q.wakeOne()
+	failpoint.Hit("proposal.queued")
 	return nil
 }
 
@@ -241,8 +243,11 @@ func (n *Node) proposeBatch(batch []*proposal) {
 	}
 	entry := fsm.JoinEntry(commands)
 	n.forms.Store(&entry[0], forms)
+	failpoint.Hit("proposal.send.before")
 	future := n.raft.Apply(entry, 0)
+	failpoint.Hit("proposal.send.after")
 	err := future.Error()
+	failpoint.Hit("proposal.committed")
 	n.forms.Delete(&entry[0])
 	if err != nil {
 		n.watchTransfer(err)
@@ -254,6 +259,7 @@ func (n *Node) proposeBatch(batch []*proposal) {
 		for i, p := range batch {
 			p.done <- outcome{result: response.results[i]}
 		}
+		failpoint.Hit("proposal.acknowledged")
 		return
 	}
 	for _, p := range batch {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 )
 
@@ -100,6 +101,7 @@ func (n *Node) ReadIndex(ctx context.Context) error {
 	for {
 		index, err := n.anyReads.wait(ctx)
 		if err == nil {
+			failpoint.Hit("read.index.received")
 			err = n.fsm.WaitIndex(ctx, index)
 		}
 		if err == nil {
@@ -151,9 +153,11 @@ func (n *Node) confirmReadIndex(ctx context.Context) (uint64, error) {
 		return 0, fsm.ErrNotLeader
 	}
 	index := n.raft.CommitIndex()
+	failpoint.Hit("read.index.taken")
 	if err := n.confirmTerm(ctx, scope.term); err != nil {
 		return 0, err
 	}
+	failpoint.Hit("read.index.confirmed")
 	return index, nil
 }
 

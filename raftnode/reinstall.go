@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"mgr/failpoint"
 	"mgr/pki"
 )
 
@@ -49,6 +50,7 @@ func ReinstallReason(dir string) (reason string, marked bool, err error) {
 func SetAside(dir string) error {
 	aside := dir + asideSuffix
 	err := os.RemoveAll(aside)
+	failpoint.Hit("reinstall.aside.cleared")
 	if err == nil {
 		err = os.Rename(dir, aside)
 	}
@@ -71,6 +73,7 @@ func (n *Node) reinstall(reason error) {
 			n.config.Log.Error("this master should be installed anew, but that cannot be noted", "error", err)
 		}
 	}
+	failpoint.Hit("reinstall.marked")
 	n.fail(fmt.Errorf("its data cannot be trusted and will be copied from the other masters at the next start: %w", reason))
 }
 

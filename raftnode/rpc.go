@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 )
 
@@ -178,6 +179,7 @@ func (n *Node) answer(ctx context.Context, request []byte) ([]byte, error) {
 	case len(request) == 1 && request[0] == methodReadIndex:
 		index, err := n.leaderReads.wait(ctx)
 		n.commits.ask()
+		failpoint.Hit("read.index.answered")
 		return binary.BigEndian.AppendUint64(nil, index), err
 	case len(request) == 1 && request[0] == methodLinger:
 		<-ctx.Done()

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"mgr/api/auth"
+	"mgr/failpoint"
 	"mgr/pki"
 	"mgr/pki/enroll"
 )
@@ -195,12 +196,14 @@ func (s *Server) joinMember(r *http.Request, in *enroll.Member) (any, error) {
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
+	failpoint.Hit("member.ask.received")
 	if err := s.AddMember(r.Context(), candidate); err != nil {
 		if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
 			return nil, err
 		}
 		return nil, apierrors.NewServiceUnavailable(err.Error())
 	}
+	failpoint.Hit("member.ask.done")
 	return in, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"mgr/api"
 	"mgr/api/auth/defaults"
 	"mgr/controller"
+	"mgr/failpoint"
 	"mgr/pki"
 	"mgr/resource"
 	"mgr/scheduler"
@@ -137,9 +138,11 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("duties.start")
 	if err := d.catchUp(ctx); err != nil {
 		return err
 	}
+	failpoint.Hit("duties.caughtup")
 	if err := ensureBasics(ctx, client); err != nil {
 		return err
 	}
@@ -204,6 +207,8 @@ func (d *duties) bind(ctx context.Context, term uint64, bindings []scheduler.Bin
 	for i, b := range bindings {
 		out[i] = api.Binding{Namespace: b.Namespace, Name: b.Name, UID: string(b.UID), Node: b.Node}
 	}
+	failpoint.Hit("pods.bind.before")
+	defer failpoint.Hit("pods.bind.after")
 	return d.master.api.Bind(ctx, term, out)
 }
 

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"mgr/failpoint"
 	"mgr/pki"
 	"mgr/pki/enroll"
 	"mgr/raftnode"
@@ -42,13 +43,17 @@ func (m *Master) enter(ctx context.Context) error {
 	switch {
 	case m.node.IsMember(m.cfg.ID) && !m.node.Fresh():
 	case m.cfg.ClusterInit && !was:
+		failpoint.Hit("join.bootstrap.before")
 		err = m.node.Bootstrap()
+		failpoint.Hit("join.bootstrap.after")
 	default:
 		err = m.insist(ctx, "the quorum has not taken this master in yet", m.candidate())
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	failpoint.Hit("join.mark.before")
+	defer failpoint.Hit("join.mark.after")
 	return os.WriteFile(marker, nil, 0o600)
 }
 
@@ -69,6 +74,7 @@ func (m *Master) apply(ctx context.Context, c enroll.Candidate) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("join.ask.before")
 	return enroll.AddMember(ctx, m.authority.Trust, m.cert, others, c)
 }
 
@@ -111,9 +117,11 @@ func (m *Master) reinstall(ctx context.Context) error {
 	if err := m.insist(ctx, "waiting with the data untouched: no other master can take this one in", ask); err != nil {
 		return fmt.Errorf("the data in %s cannot be trusted (%s); nothing was removed: %w", m.raftDir(), reason, err)
 	}
+	failpoint.Hit("reinstall.aside.before")
 	if err := raftnode.SetAside(m.raftDir()); err != nil {
 		return err
 	}
+	failpoint.Hit("reinstall.aside.after")
 	m.log.Warn("the data of this master's earlier life were moved aside", "to", m.raftDir()+".aside", "kept", asideKept.String()+" after it votes")
 	return nil
 }

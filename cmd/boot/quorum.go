@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"mgr/cmd/admin"
+	"mgr/failpoint"
 	"mgr/pki"
 	"mgr/pki/enroll"
 )
@@ -38,6 +39,8 @@ func (m *Master) joinTrust(ctx context.Context) (*pki.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Hit("join.keys.received")
+	defer failpoint.Hit("join.keys.saved")
 	return authority, authority.Save(m.pkiDir())
 }
 
