@@ -63,6 +63,9 @@ func (a adapter) Snapshot() (raft.FSMSnapshot, error) {
 	if err := a.n.Err(); err != nil {
 		return nil, err // what this peer holds must not become a snapshot
 	}
+	if err := a.n.Quarantined(); err != nil {
+		return nil, err
+	}
 	state := a.n.fsm.State()
 	if state.Staging() {
 		return nil, raft.ErrNothingNewToSnapshot // the pieces of a replacement are in the log only; see fsm/replace.go

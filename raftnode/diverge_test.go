@@ -2,6 +2,7 @@ package raftnode_test
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,37 +44,104 @@ func corrupt(t *testing.T, p *raftnodetest.Peer) {
 	}
 }
 
-// TestDivergedPeerIsFound: a peer whose state was changed behind its log's back finds that out by itself soon after the next
-// write, says so to everybody who asks for the members, and nobody else is blamed.
+// TestDivergedPeerIsFound: a peer whose state was changed behind its log's back finds that out by itself soon after the next write,
+// in every role; it serves and writes nothing from then on, gives leadership away, and stops. Nobody else is blamed, and the others
+// go on. Installed anew it has the state of the others.
 func TestDivergedPeerIsFound(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := raftnodetest.NewCluster(t, 3)
-		leader, follower := c.Leader(), c.Follower()
-		mustPropose(t, leader, put(fsm.Create, "x", "0"))
-		mustPropose(t, leader, put(fsm.Create, "y", "0"))
-		if err := follower.Node.ReadIndex(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Second)
-		for _, p := range c.Peers {
-			if p.Node.Gauges()["mgr_raft_state_diverged"] != 0 {
-				t.Errorf("%s calls itself diverged before anything happened", p.ID)
+	for _, role := range []string{"leader", "follower"} {
+		synctest.Test(t, func(t *testing.T) {
+			c := raftnodetest.NewCluster(t, 3)
+			mustPropose(t, c.Leader(), put(fsm.Create, "x", "0"))
+			mustPropose(t, c.Leader(), put(fsm.Create, "y", "0"))
+			victim := c.Leader()
+			if role == "follower" {
+				victim = c.Follower()
 			}
-		}
-		corrupt(t, follower)
-		mustPropose(t, leader, put(fsm.Update, "x", "1"))
-		if err := follower.Node.ReadIndex(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		c.Until("the peer finds out", func() bool { return follower.Node.Gauges()["mgr_raft_state_diverged"] == 1 })
-		for _, p := range c.Peers {
-			for _, m := range p.Node.Members() {
-				if m.Diverged != (m.ID == follower.ID) {
-					t.Errorf("%s about %s: diverged is %v", p.ID, m.ID, m.Diverged)
+			same(t, c)
+			time.Sleep(10 * time.Second)
+			for _, p := range c.Peers {
+				if p.Node.Gauges()["mgr_raft_state_diverged"] != 0 || p.Node.Quarantined() != nil {
+					t.Errorf("%s calls itself diverged before anything happened", p.ID)
 				}
 			}
-		}
-	})
+			corrupt(t, victim)
+			mustPropose(t, c.Leader(), put(fsm.Update, "x", "1"))
+			c.Until("the peer finds out", func() bool { return victim.Node.Quarantined() != nil })
+			if victim.Node.Gauges()["mgr_raft_state_diverged"] != 1 {
+				t.Error("the gauge does not say so")
+			}
+			if err := victim.Node.ReadIndex(t.Context()); !errors.Is(err, raftnode.ErrQuarantined) {
+				t.Errorf("a read of the quarantined peer: %v", err)
+			}
+			if _, err := victim.Node.Propose(t.Context(), put(fsm.Update, "x", "2")); !errors.Is(err, fsm.ErrNotLeader) {
+				t.Errorf("a write through the quarantined peer: %v", err)
+			}
+			for _, p := range c.Peers {
+				for _, m := range p.Node.Members() {
+					if m.Diverged != (m.ID == victim.ID) {
+						t.Errorf("%s: %s about %s: diverged is %v", role, p.ID, m.ID, m.Diverged)
+					}
+				}
+			}
+			c.Until("it stops", func() bool { return victim.Node.Err() != nil })
+			c.Stop(victim)
+			mustPropose(t, c.Leader(), put(fsm.Update, "x", "3"))
+			c.Wipe(victim)
+			c.Start(victim)
+			c.Join(victim)
+			mustPropose(t, c.Leader(), put(fsm.Update, "x", "4"))
+			time.Sleep(5 * time.Second)
+			same(t, c)
+			for _, p := range c.Peers {
+				if p.Node.Quarantined() != nil || p.Node.Gauges()["mgr_raft_state_diverged"] != 0 {
+					t.Errorf("%s is wrong in the end", p.ID)
+				}
+			}
+		})
+	}
+}
+
+// TestNobodyIsBlamedWithoutAMajority: two masters that differ, or two of three while the third is away, raise the alarm and go on;
+// when the third is back, it decides.
+func TestNobodyIsBlamedWithoutAMajority(t *testing.T) {
+	for _, size := range []int{2, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			c := raftnodetest.NewCluster(t, size)
+			mustPropose(t, c.Leader(), put(fsm.Create, "x", "0"))
+			victim := c.Follower()
+			var away *raftnodetest.Peer
+			for _, p := range c.Peers {
+				if p != victim && p != c.Leader() {
+					away = p
+					c.Stop(p)
+				}
+			}
+			if err := victim.Node.ReadIndex(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			corrupt(t, victim)
+			mustPropose(t, c.Leader(), put(fsm.Update, "x", "1"))
+			alarmed := func(p *raftnodetest.Peer) bool { return p.Node.Gauges()["mgr_raft_state_diverged"] == 1 }
+			c.Until("both raise the alarm", func() bool { return alarmed(victim) && alarmed(c.Leader()) })
+			time.Sleep(time.Minute)
+			for _, p := range []*raftnodetest.Peer{victim, c.Leader()} {
+				if p.Node.Quarantined() != nil || p.Node.Err() != nil || !alarmed(p) {
+					t.Errorf("%s: quarantined %v, stopped %v, alarm %v", p.ID, p.Node.Quarantined(), p.Node.Err(), alarmed(p))
+				}
+			}
+			mustPropose(t, c.Leader(), put(fsm.Update, "x", "2"))
+			if away == nil {
+				return
+			}
+			c.Start(away)
+			mustPropose(t, c.Leader(), put(fsm.Update, "x", "3"))
+			c.Until("the third decides", func() bool { return victim.Node.Quarantined() != nil })
+			c.Until("the alarm ends", func() bool { return !alarmed(c.Leader()) })
+			if c.Leader().Node.Quarantined() != nil || away.Node.Quarantined() != nil {
+				t.Error("others were quarantined")
+			}
+		})
+	}
 }
 
 // TestSuccessorHasTheLog: when the leader's process dies, the peer whose log is furthest stands, wherever it is in the

@@ -26,7 +26,7 @@
 //	pushCommits         tells followers how far the log is committed, at once when one asks (peer.go)
 //	watchLeader         notices at once when the leader's process dies (succession.go)
 //	housekeep           snapshots and free space
-//	compareWithLeader   finds out whether the state differs from the leader's (diverge.go)
+//	compareStates       finds out whose state differs from that of the others (diverge.go)
 //	adapt               makes a follower on a slow machine more patient (adapt.go)
 //	promote             while leading: gives the vote to non-voters that have caught up
 //	shutDownFailed      takes a failed peer out of the quorum

@@ -366,7 +366,7 @@ const lag = 64
 
 func (n *Node) caughtUp(ctx context.Context, s raft.Server) bool {
 	st, err := n.ask(ctx, s)
-	return err == nil && st.AppliedIndex > 0 && st.AppliedIndex+lag >= n.raft.CommitIndex()
+	return err == nil && !st.Diverged && st.AppliedIndex > 0 && st.AppliedIndex+lag >= n.raft.CommitIndex()
 }
 
 // Remove takes a peer out of the cluster. It is called on the leader; a leader that is to remove itself hands over

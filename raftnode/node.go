@@ -82,7 +82,9 @@ type Node struct {
 
 	reloadMu      sync.Mutex   // held by whoever changes raft's settings
 	full          atomic.Bool  // the disk is almost full
-	diverged      atomic.Bool  // the state differs from the leader's
+	diverged      atomic.Bool  // the state differs from that of others
+	odd           string       // what was said last about who differs, see compareStates
+	wrong         quarantine   // the state of this peer is the wrong one
 	newborn       atomic.Bool  // it has founded a cluster and not led yet
 	admitting     sync.Mutex   // held by whoever admits a peer or raises the feature level
 	leaving       atomic.Bool  // leadership is about to be handed over
@@ -121,6 +123,7 @@ func Open(c Config) (*Node, error) {
 		commits: commits{signal: make(chan struct{}, 1), wanted: make(chan struct{}, 1)}, proposals: proposals{wake: make(chan struct{}, 1)},
 		contacts: contacts{at: map[string]time.Time{}},
 	}
+	n.wrong.closed = make(chan struct{})
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.beginScope(0)
 	n.anyReads, n.leaderReads = n.rounds(n.askReadIndex), n.rounds(n.confirmReadIndex)
@@ -168,7 +171,7 @@ func (n *Node) start() error {
 	n.wg.Go(n.pushCommits)
 	n.wg.Go(n.watchLeader)
 	n.wg.Go(n.housekeep)
-	n.wg.Go(n.compareWithLeader)
+	n.wg.Go(n.compareStates)
 	n.wg.Go(n.adapt)
 	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.promote) })
 	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.raiseLevel) })

@@ -93,6 +93,8 @@ func (n *Node) writable() error {
 	switch {
 	case n.Err() != nil:
 		return n.Err()
+	case n.Quarantined() != nil:
+		return fmt.Errorf("%w: %w", n.Quarantined(), fsm.ErrNotLeader)
 	case n.ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", errClosed, fsm.ErrNotLeader)
 	case n.raft.State() != raft.Leader:

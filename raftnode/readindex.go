@@ -104,7 +104,7 @@ func (n *Node) ReadIndex(ctx context.Context) error {
 			failpoint.Hit("read.index.received")
 			err = n.fsm.WaitIndex(ctx, index)
 		}
-		if err == nil {
+		if err == nil && n.Quarantined() == nil {
 			return nil
 		}
 		if n.ctx.Err() != nil {
@@ -112,6 +112,9 @@ func (n *Node) ReadIndex(ctx context.Context) error {
 		}
 		if failed := n.Err(); failed != nil {
 			return failed
+		}
+		if wrong := n.Quarantined(); wrong != nil {
+			return wrong
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("linearizable read: no leader confirmed it in time (last answer: %v): %w", err, ctx.Err())
