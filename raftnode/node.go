@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"mgr/fsm"
+	"mgr/raftnode/disk"
 )
 
 // Config of a peer.
@@ -31,6 +32,8 @@ type Config struct {
 	RaiseAfter time.Duration // how long all members must have known a higher feature level before it is raised; default 30 s
 	InFlight   int           // log entries that may be on their way at once; default 2: while one is stored by the followers, the leader stores the next
 	Storage    *Storage      // in place of Dir, for tests
+	FS         disk.FS       // of Dir; default disk.OS
+	FileBytes  int64         // size of the log's files; default 8 MiB
 }
 
 // Timing of a peer; zero values take the defaults. All peers should have the same.
@@ -116,6 +119,12 @@ func Open(c Config) (*Node, error) {
 	if c.RaiseAfter <= 0 {
 		c.RaiseAfter = raiseAfter
 	}
+	if c.FS == nil {
+		c.FS = disk.OS{}
+	}
+	if c.FileBytes <= 0 {
+		c.FileBytes = segmentBytes
+	}
 	c.Timing.complete()
 	n := &Node{
 		config: c, fsm: c.FSM, opened: time.Now(), instance: rand.Uint64(), notify: make(chan bool, 16), failed: make(chan struct{}),
@@ -138,11 +147,13 @@ func (n *Node) start() error {
 	n.storage = c.Storage
 	if n.storage == nil {
 		var err error
-		if n.storage, err = openStorage(c.Dir, log); err != nil {
+		if n.storage, err = openStorage(c.FS, c.Dir, c.FileBytes, log); err != nil {
 			return err
 		}
 	}
-	n.space = n.storage.space
+	if n.storage.files != nil {
+		n.space = n.storage.files.space
+	}
 	n.guard = newGuard(n.storage.log, c.Timing.Write, n.sendAhead)
 	n.wg.Go(n.guard.work)
 	n.streams = newStreams(c)

@@ -10,6 +10,7 @@ import (
 
 	"mgr/failpoint"
 	"mgr/pki"
+	"mgr/raftnode/disk"
 )
 
 // A peer whose data cannot be trusted (a damaged log or snapshot, a state that differs from the others', an old epoch) is
@@ -55,7 +56,7 @@ func SetAside(dir string) error {
 		err = os.Rename(dir, aside)
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(dir))
+		err = disk.OS{}.SyncDir(filepath.Dir(dir))
 	}
 	if err != nil {
 		return fmt.Errorf("move the data in %s aside: %w", dir, err)

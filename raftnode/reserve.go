@@ -2,12 +2,11 @@ package raftnode
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
 
-	"github.com/hashicorp/raft"
+	"mgr/raftnode/disk"
 )
 
 // A full disk must not take the quorum's reads with it: raft panics when it cannot store its vote, and a leader needs to
@@ -21,6 +20,7 @@ const (
 
 // reserve holds space on the disk of a data directory.
 type reserve struct {
+	fs  disk.FS
 	dir string
 
 	mu   sync.Mutex
@@ -28,10 +28,13 @@ type reserve struct {
 }
 
 // openReserve finds what an earlier run holds.
-func openReserve(dir string) *reserve {
-	r := &reserve{dir: dir}
-	_, err := os.Stat(r.path())
-	r.held = err == nil
+func openReserve(fsys disk.FS, dir string) *reserve {
+	r := &reserve{fs: fsys, dir: dir}
+	f, err := fsys.Open(r.path())
+	if err == nil {
+		r.held = true
+		_ = f.Close() // nothing was written
+	}
 	return r
 }
 
@@ -39,13 +42,11 @@ func (r *reserve) path() string { return filepath.Join(r.dir, "reserve") }
 
 // low says whether the disk is so full that writes are to be refused, and takes the reserve back when there is space.
 func (r *reserve) low() bool {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(r.dir, &fs); err != nil {
+	free, size, err := r.fs.Space(r.dir)
+	if err != nil {
 		return false // not known; the write will tell
 	}
-	block := uint64(fs.Bsize)
-	free, limit := fs.Bavail*block, min(lowSpace, fs.Blocks*block/lowShare)
-	if free < limit {
+	if free < min(lowSpace, size/lowShare) {
 		return true
 	}
 	r.mu.Lock()
@@ -61,13 +62,16 @@ func (r *reserve) low() bool {
 func (r *reserve) hold() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f, err := os.OpenFile(r.path(), os.O_CREATE|os.O_RDWR, 0o600)
+	if r.held {
+		return
+	}
+	f, err := r.fs.Create(r.path())
 	if err != nil {
 		return
 	}
-	defer f.Close()
-	if syscall.Fallocate(int(f.Fd()), 0, 0, reserveBytes) != nil {
-		os.Remove(r.path())
+	err = f.Allocate(reserveBytes)
+	if errors.Join(err, f.Close()) != nil {
+		_ = r.fs.Remove(r.path()) // a disk too full for it goes without
 		return
 	}
 	r.held = true
@@ -83,33 +87,8 @@ func (r *reserve) retry(write func() error) error {
 	held := r.held
 	r.held = false
 	r.mu.Unlock()
-	if !held || os.Remove(r.path()) != nil {
+	if !held || r.fs.Remove(r.path()) != nil {
 		return err
 	}
 	return write()
-}
-
-type spacedLog struct {
-	*wal
-	space *reserve
-}
-
-func (s *spacedLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
-func (s *spacedLog) StoreLogs(logs []*raft.Log) error {
-	return s.space.retry(func() error { return s.wal.StoreLogs(logs) })
-}
-func (s *spacedLog) DeleteRange(first, last uint64) error {
-	return s.space.retry(func() error { return s.wal.DeleteRange(first, last) })
-}
-
-type spacedStable struct {
-	raft.StableStore
-	space *reserve
-}
-
-func (s *spacedStable) Set(key, value []byte) error {
-	return s.space.retry(func() error { return s.StableStore.Set(key, value) })
-}
-func (s *spacedStable) SetUint64(key []byte, value uint64) error {
-	return s.space.retry(func() error { return s.StableStore.SetUint64(key, value) })
 }

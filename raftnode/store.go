@@ -1,16 +1,15 @@
 package raftnode
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"math"
-	"os"
 	"path/filepath"
-	"time"
+	"sync"
 
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
+
+	"mgr/raftnode/disk"
 )
 
 // Storage is where a peer keeps its log, vote and snapshots.
@@ -18,7 +17,7 @@ type Storage struct {
 	log       raft.LogStore
 	stable    raft.StableStore
 	snapshots raft.SnapshotStore
-	space     *reserve // nil in memory
+	files     *files // nil in memory
 	close     func() error
 }
 
@@ -28,78 +27,208 @@ func MemoryStorage() *Storage {
 	return &Storage{log: s, stable: s, snapshots: raft.NewInmemSnapshotStore(), close: func() error { return nil }}
 }
 
-const (
-	snapshotsKept = 2
-	lockPatience  = 2 * time.Second
-)
-
-// openStorage opens the files in dir: raft.db (term and vote, and the lock that keeps other masters out), log/, snapshots/ and the
-// reserve.
-func openStorage(dir string, log *hclogger) (*Storage, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// openStorage opens the files in dir: lock keeps other masters out, vote has term and vote, log/ and snapshots/ what their names say, and
+// reserve keeps space for elections. fileBytes is the size of the log's files. ErrDamaged: something is not what was written, or is missing;
+// nothing was changed.
+func openStorage(fsys disk.FS, dir string, fileBytes int64, log *hclogger) (*Storage, error) {
+	if err := fsys.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	path := filepath.Join(dir, "raft.db")
-	space := openReserve(dir)
-	var bolt *raftboltdb.BoltStore
-	err := space.retry(func() (err error) {
-		bolt, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
-			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, Timeout: lockPatience,
-		}})
-		return err
-	})
-	if errors.Is(err, bbolt.ErrTimeout) {
-		return nil, fmt.Errorf("open %s: it is in use; is a master running already with this data directory?", path)
+	lock, err := fsys.Lock(filepath.Join(dir, "lock"))
+	if errors.Is(err, disk.ErrLocked) {
+		return nil, fmt.Errorf("%s is in use; is a master running already with this data directory?", dir)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, log)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), bolt.Close())
+	f := &files{fs: fsys, dir: dir, space: openReserve(fsys, dir)}
+	if err := f.open(fileBytes, log); err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", dir, err), f.close(), lock.Close())
 	}
-	space.hold()
-	entries, err := openWAL(filepath.Join(dir, "log"))
-	if err == nil {
-		err = moveLog(bolt, entries)
-	}
-	if err != nil {
-		return nil, errors.Join(err, bolt.Close())
-	}
+	f.space.hold()
 	return &Storage{
-		log: &spacedLog{wal: entries, space: space}, stable: &spacedStable{StableStore: bolt, space: space},
-		snapshots: snapshots, space: space, close: func() error { return errors.Join(entries.close(), bolt.Close()) },
+		log: f, stable: spacedVote{f.vote, f.space}, snapshots: f.snapshots, files: f,
+		close: func() error { return errors.Join(f.close(), lock.Close()) },
 	}, nil
 }
 
-// moveLog takes over the entries of a data directory whose log was still in raft.db. A crash on the way begins it anew.
-func moveLog(from, to raft.LogStore) error {
-	first, err := from.FirstIndex()
-	if err != nil || first == 0 {
+// files are those of a data directory, and the raft.LogStore.
+//
+// What is damaged must not be mistaken for what a crash left unfinished. Within the log records show it that came later (walrecord.go); the
+// last ones have none. So the file of the vote has a mark: up to this entry everything was stored, as entries or as a snapshot. It follows
+// the log when that rests, and goes back before entries are cut off.
+type files struct {
+	*wal
+	fs        disk.FS
+	dir       string
+	vote      *vote
+	snapshots *snapshotStore
+	space     *reserve
+
+	opened bool
+	markMu sync.Mutex // held while the mark or the end of the log goes back
+	marked uint64
+	seen   uint64 // the end of the log at the last call of noteMark
+}
+
+const keyMark = "mgr.Stored"
+
+func (f *files) open(fileBytes int64, log *hclogger) (err error) {
+	var damaged []string
+	if f.snapshots, damaged, err = openSnapshots(f.fs, f.dir, log); err != nil {
 		return err
 	}
-	last, err := from.LastIndex()
-	if err == nil {
-		err = to.DeleteRange(0, math.MaxUint64)
+	if err := f.space.retry(func() (err error) {
+		f.wal, err = openWAL(f.fs, filepath.Join(f.dir, "log"), fileBytes)
+		return err
+	}); err != nil {
+		return err
 	}
-	for next := first; err == nil && next <= last; {
-		var batch []*raft.Log
-		for ; err == nil && next <= last && len(batch) < moveBatch; next++ {
-			l := &raft.Log{}
-			err = from.GetLog(next, l)
-			batch = append(batch, l)
+	if err := f.space.retry(func() error { return f.openVote(len(damaged) > 0) }); err != nil {
+		return err
+	}
+	if err := f.whole(); err != nil {
+		return err
+	}
+	for _, path := range damaged { // the others and the log have what it had
+		if err := f.snapshots.remove(filepath.Base(path)); err != nil {
+			return err
 		}
-		if err == nil {
-			err = to.StoreLogs(batch)
-		}
 	}
-	if err == nil {
-		err = from.DeleteRange(first, last)
-	}
+	f.snapshots.stored, f.opened = f.raiseMark, true
+	return nil
+}
+
+// openVote opens the file of the vote, and takes over that of earlier versions.
+func (f *files) openVote(hasSnapshots bool) error {
+	bolt, err := takeOverBolt(f.fs, f.dir, f.wal)
 	if err != nil {
-		return fmt.Errorf("move the log from raft.db into files of its own: %w", err)
+		return err
+	}
+	f.vote, err = openVote(f.fs, f.dir, func() (map[string][]byte, error) {
+		if bolt == nil && (hasSnapshots || f.last() > 0 || f.snapshots.newest() > 0) {
+			return nil, fmt.Errorf("%w: there is a log or a snapshot, but no file of the vote", ErrDamaged)
+		}
+		return map[string][]byte{}, nil
+	})
+	if err != nil || bolt == nil {
+		return err
+	}
+	if bytes.Compare(bolt[keyTerm], f.vote.values[keyTerm]) >= 0 { // big endian, and only ever greater
+		if err := f.vote.replace(bolt); err != nil {
+			return err
+		}
+	}
+	if err := f.fs.Remove(filepath.Join(f.dir, boltFile)); err != nil {
+		return fmt.Errorf("remove %s: %w", boltFile, err)
+	}
+	return f.fs.SyncDir(f.dir)
+}
+
+// whole says whether log and snapshots have everything that they should have.
+func (f *files) whole() error {
+	mark, err := f.vote.GetUint64([]byte(keyMark))
+	if err != nil && !errors.Is(err, errNoValue) {
+		return err
+	}
+	f.marked = mark
+	last, snapshot := f.last(), f.snapshots.newest()
+	if mark > max(last, snapshot) {
+		return fmt.Errorf("%w: entries up to %d were stored, the log has them up to %d and the newest good snapshot up to %d",
+			ErrDamaged, mark, last, snapshot)
+	}
+	if last > 0 && f.first > snapshot+1 {
+		return fmt.Errorf("%w: the log begins at entry %d, and the newest good snapshot has entries up to %d", ErrDamaged, f.first, snapshot)
 	}
 	return nil
 }
 
-const moveBatch = 64
+func (f *files) close() error {
+	var err error
+	if f.opened {
+		err = f.raiseMark(f.last())
+	}
+	if f.vote != nil {
+		err = errors.Join(err, f.vote.close())
+	}
+	if f.wal != nil {
+		err = errors.Join(err, f.wal.close())
+	}
+	return err
+}
+
+// noteMark is called from time to time: it raises the mark when the log rests.
+func (f *files) noteMark() error {
+	f.markMu.Lock()
+	defer f.markMu.Unlock()
+	last, err := f.LastIndex()
+	rests := last == f.seen
+	f.seen = last
+	if err != nil || !rests || last <= f.marked {
+		return err
+	}
+	return f.setMark(last)
+}
+
+func (f *files) raiseMark(to uint64) error {
+	f.markMu.Lock()
+	defer f.markMu.Unlock()
+	if to <= f.marked {
+		return nil
+	}
+	return f.setMark(to)
+}
+
+// setMark and lowerMark need markMu.
+func (f *files) setMark(to uint64) error {
+	if err := f.vote.SetUint64([]byte(keyMark), to); err != nil {
+		return fmt.Errorf("store how far the log goes: %w", err)
+	}
+	f.marked = to
+	return nil
+}
+
+// lowerMark is called before the entries from first on are deleted.
+func (f *files) lowerMark(first uint64) error {
+	to := f.snapshots.newest()
+	if begin, _ := f.FirstIndex(); begin > 0 && begin < first {
+		to = max(to, first-1)
+	}
+	if f.marked <= to {
+		return nil
+	}
+	return f.setMark(to)
+}
+
+func (f *files) StoreLog(l *raft.Log) error { return f.StoreLogs([]*raft.Log{l}) }
+
+func (f *files) StoreLogs(logs []*raft.Log) error {
+	return f.space.retry(func() error { return f.wal.StoreLogs(logs) })
+}
+
+func (f *files) DeleteRange(first, last uint64) error {
+	return f.space.retry(func() error {
+		f.markMu.Lock()
+		defer f.markMu.Unlock()
+		if end, _ := f.LastIndex(); end > 0 && last >= end {
+			if err := f.lowerMark(first); err != nil {
+				return err
+			}
+		}
+		return f.wal.DeleteRange(first, last)
+	})
+}
+
+// spacedVote gives up the reserve when the vote finds no space, as on a disk that copies on write.
+type spacedVote struct {
+	*vote
+	space *reserve
+}
+
+func (s spacedVote) Set(key, value []byte) error {
+	return s.space.retry(func() error { return s.vote.Set(key, value) })
+}
+
+func (s spacedVote) SetUint64(key []byte, value uint64) error {
+	return s.space.retry(func() error { return s.vote.SetUint64(key, value) })
+}

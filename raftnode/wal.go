@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/hashicorp/raft"
+
+	"mgr/raftnode/disk"
 )
 
 // wal is the raft.LogStore on disk: files that only grow (segments), one write and one fdatasync for each batch of entries. A B+ tree
@@ -19,23 +22,26 @@ import (
 // entry is visible once it is synced. Entries at the front go with whole segments, so that up to a segment of them may be there
 // again after a restart; raft does not mind. Entries at the end are cut off, and that is synced.
 type wal struct {
-	dir string
+	fs        disk.FS
+	dir       string
+	fileBytes int64 // the size at which a new file is begun, and what is set aside for one
 
 	writing sync.Mutex // held by whoever changes files
 	buf     []byte     // of the writer
-	broken  bool       // the last write failed: what it left must be cut off before the next one
+	broken  bool       // the last write did not fit: what it left must be cut off before the next one
+	failed  error      // a write or sync failed: nothing is written any more
 
 	mu       sync.RWMutex // protects what follows; never held during a sync
 	segments []*segment   // consecutive; the last one grows
 	first    uint64       // entries before it are deleted
 }
 
-// segmentBytes is the size at which a new segment is begun, and what is set aside on the disk for one.
+// segmentBytes is the size of segments, unless Config says otherwise.
 const segmentBytes = 8 << 20
 
 // segment is one file.
 type segment struct {
-	file    *os.File
+	file    disk.File
 	first   uint64
 	offsets []uint32 // of the records
 	end     uint32   // where the next record goes
@@ -44,21 +50,18 @@ type segment struct {
 
 func (s *segment) next() uint64 { return s.first + uint64(len(s.offsets)) }
 
-// openWAL reads what is in dir. What a crash left unfinished at the end is cut off; damage anywhere else is an error.
-func openWAL(dir string) (*wal, error) {
-	w := &wal{dir: dir}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the log's directory: %w", err)
-	}
-	names, err := filepath.Glob(filepath.Join(dir, "*.log"))
+// openWAL reads what is in dir. What a crash left unfinished at the end is cut off; damage anywhere else is ErrDamaged.
+func openWAL(fsys disk.FS, dir string, fileBytes int64) (*wal, error) {
+	w := &wal{fs: fsys, dir: dir, fileBytes: fileBytes}
+	names, err := w.files()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open the log's directory: %w", err)
 	}
-	slices.Sort(names)
 	for i, name := range names {
-		s, err := openSegment(name, i == len(names)-1)
+		s, err := w.openSegment(name, i == len(names)-1)
 		if err == nil && i > 0 && s.first != w.segments[i-1].next() {
-			err = fmt.Errorf("%s begins at entry %d, the file before it ends before %d", name, s.first, w.segments[i-1].next())
+			err = fmt.Errorf("%w: %s begins at entry %d, the file before it ends before %d", ErrDamaged, name, s.first, w.segments[i-1].next())
+			err = errors.Join(err, s.file.Close())
 		}
 		if err != nil {
 			return nil, errors.Join(err, w.close())
@@ -71,6 +74,25 @@ func openWAL(dir string) (*wal, error) {
 	return w, w.dropEmpty()
 }
 
+// files are the names of the segments, oldest first.
+func (w *wal) files() ([]string, error) {
+	if err := w.fs.MkdirAll(w.dir); err != nil {
+		return nil, err
+	}
+	if err := w.fs.SyncDir(filepath.Dir(w.dir)); err != nil {
+		return nil, err
+	}
+	names, err := w.fs.List(w.dir)
+	if err != nil {
+		return nil, err
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, segmentSuffix) })
+	for i := range names {
+		names[i] = filepath.Join(w.dir, names[i])
+	}
+	return names, nil
+}
+
 // dropEmpty removes a last segment without entries: its name must not decide where the log goes on.
 func (w *wal) dropEmpty() error {
 	n := len(w.segments)
@@ -79,7 +101,7 @@ func (w *wal) dropEmpty() error {
 	}
 	s := w.segments[n-1]
 	w.segments = w.segments[:n-1]
-	return s.remove()
+	return w.remove(s)
 }
 
 func (w *wal) close() error {
@@ -171,13 +193,11 @@ func (w *wal) StoreLogs(logs []*raft.Log) error {
 		w.buf, link = appendRecord(w.buf, l, s.end, link)
 	}
 	fresh := len(s.offsets) == 0
-	if err := s.write(w.buf); err != nil {
-		err = fmt.Errorf("write %s: %w", s.file.Name(), err)
-		if fresh {
-			return errors.Join(err, s.remove())
-		}
-		w.broken = true
-		return err
+	if int64(s.end)+int64(len(w.buf)) > maxFileBytes {
+		return fmt.Errorf("store %d entries: %d bytes at once are too many", len(logs), len(w.buf))
+	}
+	if err := s.write(w.buf, s.end); err != nil {
+		return w.notWritten(s, fresh, err)
 	}
 	w.mu.Lock()
 	if fresh {
@@ -196,12 +216,29 @@ func (w *wal) StoreLogs(logs []*raft.Log) error {
 	return nil
 }
 
+// notWritten is what follows an error of a write. Where the disk was full nothing of it counts, and the next write may have space. After
+// any other one nothing is known about what is on the disk and what will be.
+func (w *wal) notWritten(s *segment, fresh bool, err error) error {
+	err = fmt.Errorf("write %s: %w", s.file.Name(), err)
+	if !errors.Is(err, syscall.ENOSPC) {
+		w.failed = err
+	}
+	if fresh {
+		return errors.Join(err, w.remove(s))
+	}
+	w.broken = true
+	return err
+}
+
 // growing returns the segment that entry next goes to: the last one, or a new one that is not in the list yet.
 func (w *wal) growing(next uint64) (*segment, error) {
+	if w.failed != nil {
+		return nil, fmt.Errorf("nothing is written after a failure: %w", w.failed)
+	}
 	if n := len(w.segments); n > 0 {
 		s := w.segments[n-1]
 		if w.broken {
-			if err := s.cut(s.end); err != nil {
+			if err := w.cut(s, s.end); err != nil {
 				return nil, fmt.Errorf("remove what a failed write left in %s: %w", s.file.Name(), err)
 			}
 			w.broken = false
@@ -214,25 +251,31 @@ func (w *wal) growing(next uint64) (*segment, error) {
 			if err := w.deleteFront(s.next() - 1); err != nil {
 				return nil, err
 			}
-		case s.end < segmentBytes:
+		case int64(s.end) < w.fileBytes:
 			return s, nil
 		}
 	}
 	w.broken = false
-	return newSegment(w.dir, next)
+	return w.newSegment(next)
 }
 
 // DeleteRange implements raft.LogStore for ranges that touch an end of the log.
 func (w *wal) DeleteRange(first, last uint64) error {
 	w.writing.Lock()
 	defer w.writing.Unlock()
+	if w.failed != nil {
+		return fmt.Errorf("nothing is deleted after a failure: %w", w.failed)
+	}
 	switch {
 	case len(w.segments) == 0 || last < w.first || first > w.last() || first > last:
 		return nil
-	case first <= w.first:
-		return w.deleteFront(last)
+	case last >= w.last() && first <= w.first:
+		// From the end, as any other conflict: what a crash leaves then follows what is before the log.
+		return w.deleteEnd(0)
 	case last >= w.last():
 		return w.deleteEnd(first)
+	case first <= w.first:
+		return w.deleteFront(last)
 	}
 	return fmt.Errorf("entries %d to %d are in the middle of the log, which has %d to %d", first, last, w.first, w.last())
 }
@@ -249,7 +292,7 @@ func (w *wal) deleteFront(last uint64) error {
 	w.first = last + 1
 	w.mu.Unlock()
 	for _, s := range old { // oldest first: what a crash leaves has no gap
-		if err := s.remove(); err != nil {
+		if err := w.remove(s); err != nil {
 			return fmt.Errorf("delete a part of the log: %w", err)
 		}
 	}
@@ -266,42 +309,39 @@ func (w *wal) deleteEnd(first uint64) error {
 		w.mu.Lock()
 		w.segments = w.segments[:len(w.segments)-1]
 		w.mu.Unlock()
-		if err := s.remove(); err != nil {
+		if err := w.remove(s); err != nil {
 			return fmt.Errorf("delete a part of the log: %w", err)
 		}
 	}
-	if len(w.segments) > 0 && w.last() >= first {
-		s := w.segments[len(w.segments)-1]
-		keep := int(first - s.first)
-		end := s.offsets[keep]
-		link, err := s.linkAt(keep)
-		if err != nil {
-			return err
-		}
-		w.mu.Lock()
-		s.offsets, s.end, s.link = s.offsets[:keep:keep], end, link
-		w.mu.Unlock()
-		w.broken = true // until the file is cut as well
-		if err := s.cut(end); err != nil {
-			return fmt.Errorf("cut off the end of %s: %w", s.file.Name(), err)
-		}
-		w.broken = false
+	// Before the rest is cut: a crash must not leave the files behind it.
+	if err := w.fs.SyncDir(w.dir); err != nil {
+		w.failed = err
+		return fmt.Errorf("delete a part of the log: %w", err)
 	}
-	return syncDir(w.dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+	if len(w.segments) == 0 || w.last() < first {
+		return nil
+	}
+	s := w.segments[len(w.segments)-1]
+	keep := int(first - s.first)
+	end := s.offsets[keep]
+	link, err := s.linkAt(keep)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	w.mu.Lock()
+	s.offsets, s.end, s.link = s.offsets[:keep:keep], end, link
+	w.mu.Unlock()
+	w.broken = true // until the file is cut as well
+	if err := w.cut(s, end); err != nil {
+		return fmt.Errorf("cut off the end of %s: %w", s.file.Name(), err)
+	}
+	w.broken = false
+	return nil
 }
 
-func (s *segment) remove() error {
+func (w *wal) remove(s *segment) error {
 	err := s.file.Close()
-	if e := os.Remove(s.file.Name()); e != nil && !errors.Is(e, fs.ErrNotExist) {
+	if e := w.fs.Remove(s.file.Name()); e != nil && !errors.Is(e, fs.ErrNotExist) {
 		err = errors.Join(err, e)
 	}
 	return err

@@ -1,18 +1,19 @@
 package raftnode
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"mgr/raftnode/disk"
 )
 
 // A record is a header and the entry's data and extensions, padded with zeros to a multiple of recordAlign. All numbers are little
@@ -30,9 +31,11 @@ const (
 	atData, atExtra, atType = 40, 44, 48
 	segmentNameDigits       = 20
 	segmentSuffix           = ".log"
-	maxRecordBytes          = 1 << 30
-	damagedHint             = "remove this master's data directory and join it again"
+	maxFileBytes            = 1 << 30 // offsets have 32 bits
 )
+
+// ErrDamaged: what is on the disk is not what was written there. Nothing of it was applied; the peer must get everything from the others.
+var ErrDamaged = errors.New("the data on the disk is damaged")
 
 var errBadRecord = errors.New("not a record")
 
@@ -97,60 +100,77 @@ func parseRecord(b []byte, l *raft.Log) (size int, link, batch, sum uint32, err 
 }
 
 // newSegment makes an empty file for the entries from first on. When the disk has no room to set aside, the file grows as it is written.
-func newSegment(dir string, first uint64) (*segment, error) {
-	name := filepath.Join(dir, fmt.Sprintf("%0*d%s", segmentNameDigits, first, segmentSuffix))
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+func (w *wal) newSegment(first uint64) (*segment, error) {
+	name := filepath.Join(w.dir, fmt.Sprintf("%0*d%s", segmentNameDigits, first, segmentSuffix))
+	f, err := w.fs.Create(name)
 	if err != nil {
 		return nil, fmt.Errorf("begin a part of the log: %w", err)
 	}
 	s := &segment{file: f, first: first}
-	_ = syscall.Fallocate(int(f.Fd()), 0, 0, segmentBytes)
-	if err := errors.Join(f.Sync(), syncDir(dir)); err != nil {
-		return nil, errors.Join(fmt.Errorf("begin a part of the log: %w", err), s.remove())
+	_ = f.Allocate(w.fileBytes)
+	if err = f.Sync(); err == nil {
+		err = w.fs.SyncDir(w.dir)
+	}
+	if err != nil {
+		return nil, w.notWritten(s, true, err)
 	}
 	return s, nil
 }
 
-// openSegment reads a file and, if it is the last one, cuts off what a crash left unfinished.
-func openSegment(name string, last bool) (*segment, error) {
+// openSegment reads a file and, if it is the last one, makes sure of its end.
+func (w *wal) openSegment(name string, last bool) (*segment, error) {
 	first, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(name), segmentSuffix), 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not named as a part of the log", name)
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("read the log: %w", err)
+		return nil, fmt.Errorf("%w: %s is not named as a part of the log", ErrDamaged, name)
 	}
 	s := &segment{first: first}
-	rest := s.scan(b)
-	if at, damaged := damage(b[rest:], uint32(rest)); damaged {
-		return nil, fmt.Errorf("%s is damaged at byte %d: entries that were stored follow at byte %d: %s", name, rest, at, damagedHint)
-	}
-	if !last && len(s.offsets) == 0 {
-		return nil, fmt.Errorf("%s holds no entries, and there are later files: %s", name, damagedHint)
-	}
-	if s.file, err = os.OpenFile(name, os.O_RDWR, 0o600); err != nil {
+	if s.file, err = w.fs.Open(name); err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
-	if last {
-		if err := s.cut(s.end); err != nil {
-			return nil, errors.Join(fmt.Errorf("cut off the end of %s: %w", name, err), s.file.Close())
-		}
+	b, err := disk.ReadAll(s.file)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read the log: %w", err), s.file.Close())
+	}
+	begun := s.scan(b)
+	if at, damaged := damage(b[s.end:], s.end); damaged {
+		err = fmt.Errorf("%w: %s at byte %d: entries that were stored follow at byte %d", ErrDamaged, name, s.end, at)
+	} else if !last && len(s.offsets) == 0 {
+		err = fmt.Errorf("%w: %s holds no entries, and there are later files", ErrDamaged, name)
+	} else if last {
+		err = w.settle(s, b, begun)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.file.Close())
 	}
 	return s, nil
 }
 
-// scan finds the records that follow one another from the beginning of b, and returns where they end.
-func (s *segment) scan(b []byte) int {
-	var l raft.Log
-	for at := 0; ; {
-		size, link, _, sum, err := parseRecord(b[at:], &l)
-		if err != nil || link != s.link || l.Index != s.next() {
-			return at
+// settle makes sure of the end of the last file: what a crash left unfinished is cut off, and the last write is carried out once
+// more. It may be one whose sync failed; then the kernel shows it, but the disk does not have it.
+func (w *wal) settle(s *segment, b []byte, begun uint32) error {
+	rest := bytes.TrimRight(b[s.end:], "\x00")
+	if len(rest) > 0 || int64(len(b)) < w.fileBytes {
+		if err := w.cut(s, s.end); err != nil {
+			return fmt.Errorf("cut off the end of %s: %w", s.file.Name(), err)
 		}
-		s.offsets = append(s.offsets, uint32(at))
-		at += size
-		s.end, s.link = uint32(at), sum
+	}
+	if err := s.write(b[begun:s.end], begun); err != nil {
+		return fmt.Errorf("write the end of %s again: %w", s.file.Name(), err)
+	}
+	return nil
+}
+
+// scan finds the records that follow one another from the beginning of b, and returns where the write of the last one began.
+func (s *segment) scan(b []byte) (begun uint32) {
+	var l raft.Log
+	for {
+		size, link, batch, sum, err := parseRecord(b[s.end:], &l)
+		if err != nil || link != s.link || l.Index != s.next() || batch > s.end {
+			return begun
+		}
+		s.offsets = append(s.offsets, s.end)
+		s.end += uint32(size)
+		s.link, begun = sum, batch
 	}
 }
 
@@ -165,34 +185,27 @@ func damage(b []byte, offset uint32) (at uint32, damaged bool) {
 	return 0, false
 }
 
-// write appends b and waits until it is on the disk.
-func (s *segment) write(b []byte) error {
-	if uint64(s.end)+uint64(len(b)) > maxRecordBytes {
-		return fmt.Errorf("%d bytes at once are too many", len(b))
-	}
-	if _, err := s.file.WriteAt(b, int64(s.end)); err != nil {
+// write writes b at an offset and waits until it is on the disk.
+func (s *segment) write(b []byte, at uint32) error {
+	if _, err := s.file.WriteAt(b, int64(at)); err != nil {
 		return err
 	}
-	return s.sync()
-}
-
-func (s *segment) sync() error {
-	for {
-		if err := syscall.Fdatasync(int(s.file.Fd())); !errors.Is(err, syscall.EINTR) {
-			return err
-		}
-	}
+	return s.file.Sync()
 }
 
 // cut removes what is in the file from end on.
-func (s *segment) cut(end uint32) error {
+func (w *wal) cut(s *segment, end uint32) error {
 	if err := s.file.Truncate(int64(end)); err != nil {
 		return err
 	}
-	if end < segmentBytes {
-		_ = syscall.Fallocate(int(s.file.Fd()), 0, int64(end), segmentBytes-int64(end))
+	if int64(end) < w.fileBytes {
+		_ = s.file.Allocate(w.fileBytes)
 	}
-	return s.file.Sync()
+	if err := s.file.Sync(); err != nil {
+		w.failed = err
+		return err
+	}
+	return nil
 }
 
 // read reads one entry.
@@ -207,7 +220,7 @@ func (s *segment) read(index uint64, l *raft.Log) error {
 		return fmt.Errorf("read entry %d of the log: %w", index, err)
 	}
 	if _, _, _, _, err := parseRecord(b, l); err != nil || l.Index != index {
-		return fmt.Errorf("entry %d in %s is damaged: %s", index, s.file.Name(), damagedHint)
+		return fmt.Errorf("%w: entry %d in %s", ErrDamaged, index, s.file.Name())
 	}
 	return nil
 }

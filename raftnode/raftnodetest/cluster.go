@@ -13,6 +13,7 @@ import (
 
 	"mgr/fsm"
 	"mgr/raftnode"
+	"mgr/raftnode/disk/disktest"
 )
 
 // Peer is one master of a Cluster. Node and FSM are those of its present life; Stop and Start replace them.
@@ -20,6 +21,7 @@ type Peer struct {
 	ID, Addr string
 	Node     *raftnode.Node
 	FSM      *fsm.FSM
+	Disk     *disktest.Disk // nil: it has storage instead
 
 	storage *raftnode.Storage
 }
@@ -42,6 +44,7 @@ type Options struct {
 	Log     *slog.Logger
 	Latency func() time.Duration              // of each message; nil: none
 	Storage func(id string) *raftnode.Storage // nil: raftnode.MemoryStorage
+	Disk    func(id string) *disktest.Disk    // in place of Storage: the real files on a simulated disk, which Crash needs
 }
 
 // NewCluster starts n peers, joins them and waits until all vote. The test closes them at its end.
@@ -75,7 +78,8 @@ func NewClusterWith(t testing.TB, n int, o Options) *Cluster {
 func (c *Cluster) Add() *Peer {
 	c.t.Helper()
 	id := fmt.Sprintf("m%d", len(c.Peers)+1)
-	p := &Peer{ID: id, Addr: id + ":6443", storage: c.options.Storage(id)}
+	p := &Peer{ID: id, Addr: id + ":6443"}
+	c.Wipe(p)
 	c.Peers = append(c.Peers, p)
 	c.Start(p)
 	return p
@@ -98,13 +102,17 @@ func (c *Cluster) TryStart(p *Peer) error {
 	p.FSM = fsm.New(history)
 	timing := c.options.Timing
 	timing.Heartbeat *= time.Duration(max(1, c.options.Slow[p.ID]))
-	node, err := raftnode.Open(raftnode.Config{
+	config := raftnode.Config{
 		ID: p.ID, Addr: p.Addr, FSM: p.FSM, Storage: p.storage, Timing: timing, Log: c.options.Log,
 		Version: "test",
 		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
 			return c.network.dial(ctx, p.Addr, addr, serviceRaft)
 		},
-	})
+	}
+	if p.Disk != nil {
+		config.FS, config.Dir, config.FileBytes = p.Disk.Mount(), Dir, FileBytes
+	}
+	node, err := raftnode.Open(config)
 	if err != nil {
 		return err
 	}
@@ -206,7 +214,13 @@ func (c *Cluster) Dial(ctx context.Context, from, to, service string) (net.Conn,
 func (c *Cluster) Move(p *Peer, addr string) { p.Addr = addr }
 
 // Wipe makes a stopped peer forget everything.
-func (c *Cluster) Wipe(p *Peer) { p.storage = c.options.Storage(p.ID) }
+func (c *Cluster) Wipe(p *Peer) {
+	if c.options.Disk != nil {
+		p.Disk = c.options.Disk(p.ID)
+	} else {
+		p.storage = c.options.Storage(p.ID)
+	}
+}
 
 func (c *Cluster) close() {
 	for _, p := range c.Peers {
