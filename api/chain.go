@@ -56,6 +56,7 @@ func (s *Server) chain(h http.Handler) http.Handler {
 	h = s.forward(h)
 	h = s.limit(h)
 	h = s.authenticate(h)
+	h = s.trusted(h)
 	h = s.describe(h)
 	return s.observe(h)
 }

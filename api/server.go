@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -75,6 +76,8 @@ type Server struct {
 	watches     watchCount
 	handler     http.Handler
 	started     time.Time
+
+	refused atomic.Pointer[error] // why nothing is served any more, see Refuse
 
 	lazy []func() // what the first write would wait for; see Warm
 	stop sync.Once

@@ -98,6 +98,7 @@ func (s *Server) checks(probe string) map[string]check {
 		}
 		return nil
 	}
+	out["state"] = func(context.Context) error { return s.refusal() }
 	out["read-index"] = s.cfg.Quorum.ReadIndex
 	for name, c := range s.cfg.Ready {
 		out[name] = c

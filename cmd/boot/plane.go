@@ -121,11 +121,23 @@ func (p *Plane) Handler() http.Handler { return p.api.Handler() }
 func (p *Plane) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.duties.run(ctx) })
+	g.Go(func() error { p.refuse(ctx); return nil })
 	g.Go(func() error {
 		p.node.RunAsLeader(ctx, p.duties.lead)
 		return nil
 	})
 	return g.Wait()
+}
+
+// refuse closes the API when this peer's state cannot be trusted or does not go on.
+func (p *Plane) refuse(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-p.node.Quarantine():
+		p.api.Refuse(p.node.Quarantined())
+	case <-p.node.Failed():
+		p.api.Refuse(p.node.Err())
+	}
 }
 
 // Leave hands leadership over, so that a planned stop does not cost an election, and hands on the requests that wait here
