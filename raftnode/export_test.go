@@ -90,3 +90,6 @@ func (n *Node) KeepLog(entries uint64) { n.keepLog(entries) }
 func newTestLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), nil))
 }
+
+// Interrupt leaves a storage as a recovery does that was killed.
+func (s *Storage) Interrupt() error { return s.keep(keyRecovering, 1) }

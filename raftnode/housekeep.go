@@ -39,6 +39,7 @@ func (n *Node) housekeep() {
 			n.noteSpace(n.space.low())
 			n.yield()
 		}
+		n.saveHeard()
 		index := n.fsm.State().Index()
 		entries, bytes := index-min(last, index), n.guard.written.Load()
 		if entries < uint64(failpoint.Number("snapshot.entries", snapshotEntries)) && bytes < snapshotBytes {

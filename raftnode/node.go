@@ -83,15 +83,18 @@ type Node struct {
 	peers    map[raft.Server]*peer
 	contacts contacts
 
-	reloadMu      sync.Mutex   // held by whoever changes raft's settings
-	full          atomic.Bool  // the disk is almost full
-	diverged      atomic.Bool  // the state differs from that of others
-	odd           string       // what was said last about who differs, see compareStates
-	wrong         quarantine   // the state of this peer is the wrong one
-	newborn       atomic.Bool  // it has founded a cluster and not led yet
-	admitting     sync.Mutex   // held by whoever admits a peer or raises the feature level
-	leaving       atomic.Bool  // leadership is about to be handed over
-	fresh         atomic.Bool  // this peer started with no data and has no vote yet
+	reloadMu      sync.Mutex  // held by whoever changes raft's settings
+	full          atomic.Bool // the disk is almost full
+	diverged      atomic.Bool // the state differs from that of others
+	odd           string      // what was said last about who differs, see compareStates
+	wrong         quarantine  // the state of this peer is the wrong one
+	newborn       atomic.Bool // it has founded a cluster and not led yet
+	admitting     sync.Mutex  // held by whoever admits a peer or raises the feature level
+	leaving       atomic.Bool // leadership is about to be handed over
+	fresh         atomic.Bool // this peer started with no data and has no vote yet
+	epoch         atomic.Uint64
+	epochMu       sync.Mutex // held by whoever may change the epoch
+	heard         heardNote
 	transferStuck atomic.Int64 // time of the first unexpected "transfer in progress", 0 = none
 	opened        time.Time
 	instance      uint64 // of this process: a copy of its data elsewhere has another
@@ -158,10 +161,16 @@ func (n *Node) start() error {
 	n.wg.Go(n.guard.work)
 	n.streams = newStreams(c)
 	n.streams.idOf, n.streams.serve = n.idOf, n.serveRPC
+	n.streams.epoch, n.streams.meet = n.Epoch, n.meet
 	n.rpc = &rpcClient{streams: n.streams, idle: map[string][]net.Conn{}, contacts: &n.contacts}
 	n.transport = newEarly(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: n.streams, MaxPool: 1, Timeout: 4 * c.Timing.RPC,
 	}))
+	epoch, err := n.storage.number(keyEpoch)
+	if err = errors.Join(err, n.storage.checkRecovered()); err != nil {
+		return err
+	}
+	n.epoch.Store(epoch)
 	known, err := raft.HasExistingState(n.guard, n.storage.stable, n.storage.snapshots)
 	if err != nil {
 		return fmt.Errorf("look for data of an earlier life: %w", err)
@@ -293,6 +302,9 @@ func (n *Node) Close() error {
 		n.leaderReads.seal()
 		n.sealPeers()
 		n.wg.Wait()
+		if n.raft != nil {
+			n.leaveHeard()
+		}
 		if n.storage != nil {
 			err = errors.Join(err, n.storage.close())
 		}

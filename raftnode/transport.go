@@ -16,6 +16,8 @@ import (
 const (
 	connRaft = 'R' // hashicorp/raft's NetworkTransport
 	connRPC  = 'P' // peer RPC, see rpc.go
+	// connEpoch comes before that, with the epoch, where it is not 0; and it is the answer to a peer of an earlier one. See epoch.go.
+	connEpoch = 'E'
 )
 
 // streams is the raft.StreamLayer over Config.Dial and Node.HandleConn. It knows every open connection, so that closing
@@ -26,6 +28,8 @@ type streams struct {
 	idOf   func(addr string) string
 	serve  func(ctx context.Context, conn net.Conn) // peer RPC
 	accept chan net.Conn
+	epoch  func() uint64
+	meet   func(epoch uint64) bool
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -88,16 +92,16 @@ func (s *streams) open(ctx context.Context, addr, id string, kind byte) (net.Con
 		return nil, err
 	}
 	deadline, _ := ctx.Deadline()
-	err = errors.Join(c.SetWriteDeadline(deadline), write1(c, kind), c.SetWriteDeadline(time.Time{}))
+	err = errors.Join(c.SetWriteDeadline(deadline), write(c, s.hello(kind)), c.SetWriteDeadline(time.Time{}))
 	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open stream to master %s at %s: %w", id, addr, err)
 	}
-	return c, nil
+	return &dialed{Conn: c, meet: s.meet}, nil
 }
 
-func write1(w io.Writer, b byte) error {
-	_, err := w.Write([]byte{b})
+func write(w io.Writer, b []byte) error {
+	_, err := w.Write(b)
 	return err
 }
 
@@ -108,13 +112,11 @@ func (s *streams) handle(conn net.Conn, patience time.Duration) {
 		return
 	}
 	defer c.Close()
-	var kind [1]byte
-	_ = c.SetReadDeadline(time.Now().Add(patience))
-	if _, err := io.ReadFull(c, kind[:]); err != nil {
+	kind, ok := s.greet(c, patience)
+	if !ok {
 		return
 	}
-	_ = c.SetReadDeadline(time.Time{})
-	switch kind[0] {
+	switch kind {
 	case connRaft:
 		select {
 		case s.accept <- c:

@@ -222,6 +222,9 @@ func (c *Cluster) Wipe(p *Peer) {
 	}
 }
 
+// Storage is what a stopped peer has on its disk.
+func (c *Cluster) Storage(p *Peer) *raftnode.Storage { return p.storage }
+
 func (c *Cluster) close() {
 	for _, p := range c.Peers {
 		c.network.remove(p.Addr)
