@@ -176,19 +176,19 @@ func (w *writer) commitReplace() *Refusal {
 	if err != nil {
 		return invalid("the pieces are no sound snapshot: %v", err)
 	}
-	w.put(next)
+	w.put(next.dir, next.tables, next.revision)
 	return nil
 }
 
-// put makes the objects of next those of the state.
-func (w *writer) put(next *writer) {
+// put makes the objects of tables, which had a state at revision, those of this one.
+func (w *writer) put(dir *directory, tables []*table, revision uint64) {
 	before := w.revision
 	n := &writer{
-		options: w.options, level: w.level, index: w.index, revision: max(w.revision, next.revision), epoch: w.epoch + 1,
+		options: w.options, level: w.level, index: w.index, revision: max(w.revision, revision), epoch: w.epoch + 1,
 		time: w.time, times: w.times, dir: &directory{}, claims: btree.NewMap[string, Key](0), intern: w.intern, past: w.past,
 	}
-	for i, t := range next.tables {
-		resource := next.dir.names[i]
+	for i, t := range tables {
+		resource := dir.names[i]
 		at := n.table(resource)
 		t.objects.Scan(func(path string, o *Object) bool {
 			if present := w.get(resource, path); present != nil && present.same(o) {
@@ -208,6 +208,27 @@ func (w *writer) put(next *writer) {
 	}
 	n.times.note(n.time, before)
 	*w = *n
+}
+
+// Present is the state without its history: for a backup, of which equal states give equal bytes.
+func (s *State) Present() *State {
+	p := *s
+	p.floor, p.times = s.revision, timeline{partial: true}
+	p.tables = make([]*table, len(s.tables))
+	for i, t := range s.tables {
+		p.tables[i] = &table{objects: t.objects, counts: t.counts, history: history{floor: s.revision}, changed: make(chan struct{})}
+	}
+	return &p
+}
+
+// Renewed is the state with every object at a new revision, above its own by more than gap, and without history: for a cluster that is made
+// of a backup, whose clients may have seen later revisions of the same objects; gap must be more than can have been.
+func (s *State) Renewed(gap uint64) *State {
+	f := New(Options{First: s.revision + gap})
+	f.w.level, f.w.index, f.w.time = s.level, s.index, s.time
+	f.w.put(s.dir, s.tables, s.revision)
+	f.publish()
+	return f.State()
 }
 
 func (w *writer) get(resource, path string) *Object {
