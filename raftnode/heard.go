@@ -2,7 +2,6 @@ package raftnode
 
 import (
 	"encoding/binary"
-	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -72,14 +71,9 @@ func (n *Node) keepHeard(at time.Time) {
 
 // heard reads the note.
 func (s *Storage) heard() (index uint64, at time.Time, err error) {
-	b, err := s.stable.Get(keyHeard)
-	switch {
-	case err != nil && err.Error() == "not found", err == nil && len(b) == 0:
-		return 0, time.Time{}, nil
-	case err != nil:
-		return 0, time.Time{}, fmt.Errorf("read how far the log was committed: %w", err)
-	case len(b) != 16:
-		return 0, time.Time{}, fmt.Errorf("read how far the log was committed: %d bytes where 16 were expected", len(b))
+	b, err := s.value(keyHeard, 16)
+	if err != nil || b == nil {
+		return 0, time.Time{}, err
 	}
 	return binary.BigEndian.Uint64(b), time.UnixMilli(int64(binary.BigEndian.Uint64(b[8:]))), nil
 }

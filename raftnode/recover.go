@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"mgr/fsm"
+	"mgr/raftnode/disk"
 )
 
 // What is done to the data of a stopped peer: to look at them, to make a peer out of a backup (Seed), and to make one that has lost its
@@ -38,30 +39,45 @@ func (p *Position) Lost() uint64 { return p.Heard - min(p.Heard, p.LastIndex) }
 
 // OpenStorage opens the data directory of a stopped peer: an error if a master runs on it.
 func OpenStorage(dir string, log *slog.Logger) (*Storage, error) {
-	return openStorage(dir, &hclogger{log: log})
+	return openStorage(disk.OS{}, dir, segmentBytes, &hclogger{log: log})
 }
 
 // Close ends the use of a storage that no node uses.
 func (s *Storage) Close() error { return s.close() }
 
-// Keys in the stable store; raft's own are words without a slash.
-var (
-	keyTerm       = []byte("CurrentTerm") // hashicorp/raft's
-	keyRecovering = []byte("mgr/recovering")
-)
+// keyRecovering is not 0 while Recover or Seed is at work. (Keys of ours in the stable store have a slash, raft's own do not.)
+var keyRecovering = []byte("mgr/recovering")
 
 // number reads a number of the stable store, 0 if there is none.
 func (s *Storage) number(key []byte) (uint64, error) {
-	b, err := s.stable.Get(key)
-	switch {
-	case err != nil && err.Error() == "not found", err == nil && len(b) == 0: // as the store's contract has it
-		return 0, nil
-	case err != nil:
-		return 0, fmt.Errorf("read %s: %w", key, err)
-	case len(b) != 8:
-		return 0, fmt.Errorf("read %s: %d bytes where 8 were expected", key, len(b))
+	b, err := s.value(key, 8)
+	if err != nil || b == nil {
+		return 0, err
 	}
 	return binary.BigEndian.Uint64(b), nil
+}
+
+// value reads a value of the stable store, nil if there is none.
+func (s *Storage) value(key []byte, size int) ([]byte, error) {
+	b, err := s.stable.Get(key)
+	if err = missing(err); err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	switch len(b) {
+	case 0:
+		return nil, nil
+	case size:
+		return b, nil
+	}
+	return nil, fmt.Errorf("read %s: %d bytes where %d were expected", key, len(b), size)
+}
+
+// missing is nil for the error of a value that is not there, which all stores tell in the same words and none by type.
+func missing(err error) error {
+	if err != nil && err.Error() == errNoValue.Error() {
+		return nil
+	}
+	return err
 }
 
 func (s *Storage) keep(key []byte, v uint64) error {
@@ -81,7 +97,7 @@ func (s *Storage) Examine() (Position, error) {
 }
 
 func (s *Storage) position() (p Position, err error) {
-	if p.Term, err = s.stable.GetUint64(keyTerm); err != nil && err.Error() != "not found" {
+	if p.Term, err = s.stable.GetUint64([]byte(keyTerm)); missing(err) != nil {
 		return p, err
 	}
 	if p.Epoch, err = s.number(keyEpoch); err != nil {
@@ -156,7 +172,7 @@ func (s *Storage) Seed(id, addr string, state *fsm.State, term, epoch uint64) er
 	}
 	term = max(term, 1)
 	if err == nil {
-		err = s.stable.SetUint64(keyTerm, term)
+		err = s.stable.SetUint64([]byte(keyTerm), term)
 	}
 	if err == nil {
 		err = s.writeSnapshot(raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(addr)}, state, term)
@@ -205,7 +221,7 @@ func (s *Storage) recover(only raft.Server, p *Position, epoch uint64) error {
 	if err := s.keep(keyRecovering, 1); err != nil {
 		return err
 	}
-	if err := s.stable.SetUint64(keyTerm, term); err != nil {
+	if err := s.stable.SetUint64([]byte(keyTerm), term); err != nil {
 		return err
 	}
 	if err := s.log.StoreLog(&raft.Log{

@@ -2,11 +2,14 @@ package raftnode_test
 
 import (
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"mgr/fsm"
+	"mgr/raftnode"
 	"mgr/raftnode/raftnodetest"
 )
 
@@ -182,4 +185,42 @@ func TestInterruptedRecovery(t *testing.T) {
 		c.Start(p)
 		c.Until("it leads", func() bool { return p.Node.Term() != 0 })
 	})
+}
+
+// TestRecoverOnDisk: the same with files: seeded, locked while in use, recovered, and opened again.
+func TestRecoverOnDisk(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "raft")
+	log := slog.New(slog.DiscardHandler)
+	open := func() *raftnode.Storage {
+		t.Helper()
+		s, err := raftnode.OpenStorage(dir, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open()
+	if err := s.Seed("m1", "127.0.0.1:1", fsm.New(fsm.Options{}).State(), 3, 5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raftnode.OpenStorage(dir, log); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("opened twice: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open()
+	epoch, err := s.Recover("m1", "127.0.0.2:1")
+	if err != nil || epoch <= 5 {
+		t.Fatal(epoch, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open()
+	defer s.Close()
+	p, err := s.Examine()
+	if err != nil || p.Epoch != epoch || p.Term != 4 || p.LastIndex != 2 || p.Snapshot != 1 || len(p.Members) != 1 || p.Members[0].Addr != "127.0.0.2:1" {
+		t.Errorf("%+v, %v", p, err)
+	}
 }
