@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"mgr/fsm"
 )
@@ -33,11 +34,11 @@ func (b *Bare) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.index++
-	results, err := b.f.Apply(b.index, b.term, entry)
+	results, err := b.f.ApplyBatch([]fsm.Entry{{Index: b.index, Term: b.term, Time: time.Now().UnixMilli(), Data: entry}})
 	if err != nil {
 		return fsm.Result{}, fmt.Errorf("applying the command: %w", err)
 	}
-	return results[0], nil
+	return results[0][0], nil
 }
 
 // ReadIndex implements Quorum: what was proposed is applied.

@@ -31,6 +31,7 @@ const (
 	loopbackKey contextKey = iota // *loopback: a request made inside this process
 	termKey                       // uint64: leadership term that fences the writes
 	answerKey                     // *recorder: the answer on its way
+	pastKey                       // *past: a read of the past
 )
 
 func termFrom(ctx context.Context) uint64 {

@@ -25,6 +25,11 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 		s.notFound(w, r)
 		return
 	}
+	if mayTravel(r.URL.RawQuery) {
+		if r = s.travel(w, r, e, info); r == nil {
+			return
+		}
+	}
 	verbs := e.verbs
 	if info.Subresource != "" {
 		if verbs = e.subs[info.Subresource]; verbs == nil {

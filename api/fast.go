@@ -86,13 +86,9 @@ func (e *endpoint) fastGet(ctx context.Context, w http.ResponseWriter, r *http.R
 		}
 		rv = q.Get("resourceVersion")
 	}
-	q := e.store.quorum(ctx)
-	if err := e.store.s.reached(ctx, q, rv); err != nil {
+	o, err := e.store.object(ctx, info.Name, rv)
+	if err != nil {
 		return err
-	}
-	o := q.FSM().State().Get(e.store.key(ctx, info.Name))
-	if o == nil {
-		return apierrors.NewNotFound(e.kind.GroupResource(), info.Name)
 	}
 	writeStored(w, http.StatusOK, o)
 	return nil
@@ -130,7 +126,7 @@ func onlyKnown(query url.Values) error {
 	for name := range query {
 		switch name {
 		case "labelSelector", "fieldSelector", "watch", "allowWatchBookmarks", "resourceVersion", "resourceVersionMatch",
-			"timeoutSeconds", "timeout", "limit", "continue", "sendInitialEvents":
+			"timeoutSeconds", "timeout", "limit", "continue", "sendInitialEvents", atParameter, atRevisionParameter:
 		default:
 			return errNotFast
 		}

@@ -119,6 +119,13 @@ func (st *store) listView(ctx context.Context, q Quorum, options *internalversio
 	if options.Continue != "" {
 		return st.continued(ctx, q, options, namespace)
 	}
+	if p := pastOf(ctx); p != nil {
+		v, err := q.FSM().StateAt(res, p.revision)
+		if err != nil {
+			return listFrom{}, tooFarBack(fmt.Sprintf("revision %d", p.revision), q.FSM().State(), res)
+		}
+		return listFrom{view: v}, nil
+	}
 	rv := options.ResourceVersion
 	exact := options.ResourceVersionMatch == metav1.ResourceVersionMatchExact ||
 		(options.ResourceVersionMatch == "" && options.Limit > 0 && rv != "" && rv != "0")

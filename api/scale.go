@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -91,7 +90,7 @@ func scaleFields(k *resource.Kind, m metav1.Object) *managedfields.ScaleHandler 
 type scaleTable struct{}
 
 // ConvertToTable implements rest.TableConvertor.
-func (scaleTable) ConvertToTable(_ context.Context, object, _ runtime.Object) (*metav1.Table, error) {
+func (scaleTable) ConvertToTable(ctx context.Context, object, _ runtime.Object) (*metav1.Table, error) {
 	s, ok := object.(*autoscalingv1.Scale)
 	if !ok {
 		return nil, apierrors.NewInternalError(nil)
@@ -106,7 +105,7 @@ func (scaleTable) ConvertToTable(_ context.Context, object, _ runtime.Object) (*
 			{Name: "Age", Type: "string", Description: name["creationTimestamp"]},
 		},
 		Rows: []metav1.TableRow{{
-			Cells:  []any{s.Name, s.Spec.Replicas, s.Status.Replicas, age(s.CreationTimestamp, time.Now())},
+			Cells:  []any{s.Name, s.Spec.Replicas, s.Status.Replicas, age(s.CreationTimestamp, nowOf(ctx))},
 			Object: runtime.RawExtension{Object: s},
 		}},
 	}, nil

@@ -107,17 +107,13 @@ func (st *store) toStored(obj runtime.Object) (runtime.Object, error) {
 
 // Get implements rest.Getter.
 func (st *store) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
-	q := st.quorum(ctx)
 	rv := ""
 	if options != nil {
 		rv = options.ResourceVersion
 	}
-	if err := st.s.reached(ctx, q, rv); err != nil {
+	o, err := st.object(ctx, name, rv)
+	if err != nil {
 		return nil, err
-	}
-	o := q.FSM().State().Get(st.key(ctx, name))
-	if o == nil {
-		return nil, apierrors.NewNotFound(st.kind.GroupResource(), name)
 	}
 	return st.served(o)
 }

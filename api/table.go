@@ -22,9 +22,9 @@ var nameAndAge = []metav1.TableColumnDefinition{
 }
 
 // ConvertToTable implements rest.TableConvertor.
-func (t tables) ConvertToTable(_ context.Context, object runtime.Object, tableOptions runtime.Object) (*metav1.Table, error) {
+func (t tables) ConvertToTable(ctx context.Context, object runtime.Object, tableOptions runtime.Object) (*metav1.Table, error) {
 	table := &metav1.Table{}
-	add := t.adder(table, time.Now())
+	add := t.adder(table, nowOf(ctx))
 	if meta.IsListType(object) {
 		if err := meta.EachListItem(object, add); err != nil {
 			return nil, err

@@ -70,3 +70,11 @@ func (s *State) Floor(resource string) uint64 {
 	}
 	return s.floor
 }
+
+// FirstSecond returns the first second in which something is known to have changed; false: there is none.
+func (s *State) FirstSecond() (second int64, ok bool) {
+	if m := s.times.moments; len(m) > 0 {
+		return m[0].second, true
+	}
+	return 0, false
+}
