@@ -33,6 +33,8 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 var (
 	// ErrCorrupt: a log entry or snapshot is damaged.
 	ErrCorrupt = errors.New("damaged data")
+	// ErrAltered: the objects in memory are not the ones that were applied.
+	ErrAltered = errors.New("the state in memory is not what was applied: a fault of this machine's memory or of the program")
 	// ErrNewer: a log entry or snapshot is sound and needs a newer version of this program.
 	ErrNewer = errors.New("written by a newer version")
 )

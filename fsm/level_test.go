@@ -237,3 +237,24 @@ func TestHeldPeerWritesTheFirstLevel(t *testing.T) {
 		t.Errorf("a snapshot of level 2: %v", err)
 	}
 }
+
+// TestAlteredMemoryIsFound: a byte that changed in memory after it was applied does not get into a snapshot.
+func TestAlteredMemoryIsFound(t *testing.T) {
+	f := New(Options{})
+	for i, entry := range firstLog(t) {
+		if _, err := f.Apply(uint64(i+1), 7, entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := f.State().Get(Key{Resource: "pods", Namespace: "default", Name: "web"})
+	for _, at := range []int{0, len(o.Data) / 2, len(o.Data) - 1} {
+		o.Data[at] ^= 1
+		if err := f.State().WriteSnapshot(&bytes.Buffer{}); !errors.Is(err, ErrAltered) {
+			t.Errorf("byte %d changed: %v", at, err)
+		}
+		o.Data[at] ^= 1
+	}
+	if err := f.State().WriteSnapshot(&bytes.Buffer{}); err != nil {
+		t.Error(err)
+	}
+}

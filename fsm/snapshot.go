@@ -39,7 +39,8 @@ const (
 )
 
 // WriteSnapshot writes the state and its history. Peers with equal options that have applied the same log since its beginning, or since
-// the same snapshot, write equal bytes.
+// the same snapshot, write equal bytes. The hash of every object is computed anew, since memory can change under a program:
+// ErrAltered, and then what was written is no snapshot.
 func (s *State) WriteSnapshot(w io.Writer) error {
 	sum := crc32.New(castagnoli)
 	out := bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10)
@@ -52,18 +53,10 @@ func (s *State) WriteSnapshot(w io.Writer) error {
 	}
 	b = binary.AppendUvarint(b, s.index)
 	b = binary.AppendUvarint(b, s.revision)
-	for _, resource := range s.Resources() {
-		b = appendString(b, resource)
-		for o := range s.Resource(resource).List("", "") {
-			b = o.appendRecord(b)
-			if _, err := out.Write(b); err != nil {
-				return fmt.Errorf("write snapshot: %w", err)
-			}
-			b = b[:0]
-		}
-		b = appendString(b, "")
+	if err := s.writeObjects(out, b); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
 	}
-	b = appendString(b, "")
+	b = b[:0]
 	if s.level != LevelFirst {
 		b = binary.AppendUvarint(b, sectionHistory)
 		if _, err := out.Write(b); err != nil {
@@ -85,6 +78,28 @@ func (s *State) WriteSnapshot(w io.Writer) error {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
 	return nil
+}
+
+// writeObjects writes what b holds, and all objects.
+func (s *State) writeObjects(out io.Writer, b []byte) error {
+	found := uint64(0)
+	for _, resource := range s.Resources() {
+		b = appendString(b, resource)
+		for o := range s.Resource(resource).List("", "") {
+			found += o.sum()
+			b = o.appendRecord(b)
+			if _, err := out.Write(b); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+		b = appendString(b, "")
+	}
+	if found != s.sum {
+		return ErrAltered
+	}
+	_, err := out.Write(appendString(b, ""))
+	return err
 }
 
 func (o *Object) appendRecord(b []byte) []byte {

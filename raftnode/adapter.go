@@ -44,6 +44,7 @@ func (a adapter) ApplyBatch(logs []*raft.Log) []any {
 	}
 	failpoint.Hit("entry.apply.before")
 	results, err := a.n.apply(entries)
+	a.n.tamper()
 	failpoint.Hit("entry.apply.after")
 	responses := make([]any, len(logs))
 	for i, l := range logs {
@@ -71,7 +72,7 @@ func (a adapter) Snapshot() (raft.FSMSnapshot, error) {
 		return nil, raft.ErrNothingNewToSnapshot // the pieces of a replacement are in the log only; see fsm/replace.go
 	}
 	failpoint.Hit("snapshot.take")
-	return snapshot{state}, nil
+	return snapshot{state: state, fail: a.n.fail}, nil
 }
 
 // Restore implements raft.FSM.
@@ -88,11 +89,17 @@ func (a adapter) Restore(r io.ReadCloser) error {
 	return nil
 }
 
-type snapshot struct{ state *fsm.State }
+type snapshot struct {
+	state *fsm.State
+	fail  func(error) // ends the peer; nil: none runs
+}
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
 	failpoint.Hit("snapshot.write.before")
 	if err := s.state.WriteSnapshot(sink); err != nil {
+		if s.fail != nil && errors.Is(err, fsm.ErrAltered) {
+			s.fail(fmt.Errorf("%w; started anew it rebuilds its state from its snapshot and log", err))
+		}
 		return fmt.Errorf("persist snapshot: %w (and cancel: %v)", err, sink.Cancel())
 	}
 	failpoint.Hit("snapshot.close.before")

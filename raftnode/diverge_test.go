@@ -101,6 +101,29 @@ func TestDivergedPeerIsFound(t *testing.T) {
 	}
 }
 
+// TestAlteredMemoryEndsAPeer: a snapshot of it is not kept, and the peer stops; started anew it has what it had from its log.
+func TestAlteredMemoryEndsAPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := raftnodetest.NewClusterWith(t, 3, raftnodetest.Options{Disk: disks(1)})
+		mustPropose(t, c.Leader(), put(fsm.Create, "x", "0"))
+		victim := c.Follower()
+		same(t, c)
+		o := victim.FSM.State().Get(put(fsm.Create, "x", "").Ops[0].Key)
+		o.Data = bytes.Clone(o.Data) // peers in one process may share it
+		o.Data[len(o.Data)/2] ^= 1
+		if err := victim.Node.Snapshot(); err == nil {
+			t.Error("a snapshot of altered memory was kept")
+		}
+		if err := victim.Node.Err(); !errors.Is(err, fsm.ErrAltered) {
+			t.Errorf("the peer goes on: %v", err)
+		}
+		c.Stop(victim)
+		c.Start(victim)
+		mustPropose(t, c.Leader(), put(fsm.Update, "x", "1"))
+		same(t, c)
+	})
+}
+
 // TestNobodyIsBlamedWithoutAMajority: two masters that differ, or two of three while the third is away, raise the alarm and go on;
 // when the third is back, it decides.
 func TestNobodyIsBlamedWithoutAMajority(t *testing.T) {

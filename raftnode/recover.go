@@ -194,7 +194,7 @@ func (s *Storage) writeSnapshot(only raft.Server, state *fsm.State, term uint64)
 	if err != nil {
 		return err
 	}
-	return snapshot{state}.Persist(sink)
+	return snapshot{state: state}.Persist(sink)
 }
 
 // Recover makes a peer whose quorum is lost the only voter of it, at addr, in a new epoch: every other member is dropped, and kept out until

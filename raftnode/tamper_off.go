@@ -1,0 +1,6 @@
+//go:build !failpoints
+
+package raftnode
+
+// tamper is for tests, see tamper_on.go.
+func (n *Node) tamper() {}
