@@ -40,6 +40,7 @@ func New(t *testing.T, o cluster.Options) *World {
 		o.Nodes = -1
 	}
 	w := &World{cluster.NewMasters(t, cluster.Start(t, o))}
+	t.Cleanup(func() { w.keep(t) })
 	_, err := w.Kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -160,4 +161,13 @@ func (w *World) Log(t *testing.T, host string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// keep copies what the cluster left on disk to the directory $MGR_KEEP when the test has failed, to be looked at.
+func (w *World) keep(t *testing.T) {
+	if to := os.Getenv("MGR_KEEP"); to != "" && t.Failed() {
+		if err := os.CopyFS(filepath.Join(to, fmt.Sprintf("%s-%d", w.Name, time.Now().Unix())), os.DirFS(w.Dir)); err != nil {
+			t.Log("keep the cluster's files:", err)
+		}
+	}
 }

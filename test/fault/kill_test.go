@@ -1,0 +1,250 @@
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"mgr/cmd/admin"
+	"mgr/test/cluster"
+)
+
+// pointsFile is read by every process in its own directory.
+const pointsFile = "failpoints"
+
+// withPoints is how masters are started that can be killed at points, take snapshots all the time and keep little of their log.
+func withPoints(t *testing.T, name string) cluster.Options {
+	return cluster.Options{Name: name, Binary: cluster.Failpoints(t), Env: []string{
+		"MGR_FAILPOINTS_FILE=" + pointsFile, "MGR_FAILPOINT_SNAPSHOT_ENTRIES=200", "MGR_FAILPOINT_LOG_TRAILING=50",
+	}}
+}
+
+// part of the matrix that runs: MGR_MATRIX=all, or a third, another one each day.
+func part(i int) (runs bool, what string) {
+	const parts = 3
+	if os.Getenv("MGR_MATRIX") == "all" {
+		return true, "all of it"
+	}
+	today := int(time.Now().Unix()/86400) % parts
+	return i%parts == today, fmt.Sprintf("part %d of %d, by the day (MGR_MATRIX=all for all)", today+1, parts)
+}
+
+// TestKilledAtEveryPoint kills a master, under load, at every failpoint, in every role that gets there. Each time its supervisor starts
+// it anew, all masters come to one state, and in the end nothing acknowledged is lost and all that clients saw can be explained.
+func TestKilledAtEveryPoint(t *testing.T) {
+	w := &killer{New(t, withPoints(t, "matrix")), map[role]int{}}
+	w.paperNode(t)
+	l := w.StartLoad(t, 4, 16)
+	i, what := 0, ""
+	for _, p := range points {
+		for _, r := range roles {
+			by, reached := p.roles[r]
+			if !reached || by == byOthers {
+				continue
+			}
+			var runs bool
+			if runs, what = part(i); runs {
+				w.run(t, l, p.name, r, by)
+			}
+			i++
+		}
+	}
+	f := l.Finish(t)
+	t.Logf("%d points; killed at a point %d times as leader, %d as follower, %d as joiner (%s)",
+		len(points), w.killed[leader], w.killed[follower], w.killed[joiner], what)
+	t.Logf("%s", f)
+}
+
+type killer struct {
+	*World
+	killed map[role]int
+}
+
+// run kills one master at one point.
+func (w *killer) run(t *testing.T, l *Load, name string, r role, by trigger) {
+	began := time.Now()
+	lead := w.agree(t)
+	victims := w.victims(lead, r, by)
+	w.trigger(t, name, lead.ID, victims, r, by)
+	dead, pid := w.fired(t, name, victims)
+	for _, id := range victims { // those that were armed in vain forget it
+		w.disarm(t, id)
+	}
+	w.Revive(t, dead, pid)
+	w.agree(t)
+	l.Await(t, 3)
+	w.killed[r]++
+	t.Logf("%-26s %-8s %s by %s, one state again after %s", name, r, dead, by, time.Since(began).Round(time.Millisecond))
+}
+
+// agree waits until all masters are there with one hash at one index, and returns the leader.
+func (w *World) agree(t *testing.T) (lead admin.Member) {
+	t.Helper()
+	cluster.Eventually(t, time.Minute, "one hash at one index on all masters", func(ctx context.Context) error {
+		var members []admin.Member
+		var err error
+		if members, err = w.Members(ctx); err != nil {
+			return err
+		}
+		lead = admin.Member{}
+		for _, m := range members {
+			if !m.Reachable || !m.Voter() || m.Diverged || m.HashIndex == 0 || m.HashIndex != members[0].HashIndex || m.Hash != members[0].Hash {
+				return fmt.Errorf("%s is not with the others: %+v", m.ID, members)
+			}
+			if m.Role == "leader" {
+				lead = m
+			}
+		}
+		if lead.ID == "" || len(members) != len(w.IDs) {
+			return fmt.Errorf("%d members, leader %q", len(members), lead.ID)
+		}
+		return nil
+	})
+	return lead
+}
+
+// victims are those of whom one will reach the point.
+func (w *killer) victims(lead admin.Member, r role, by trigger) []string {
+	others := slices.DeleteFunc(slices.Clone(w.IDs), func(id string) bool { return id == lead.ID })
+	switch {
+	case by == byElection:
+		return others
+	case r == leader:
+		return []string{lead.ID}
+	}
+	return others[len(others)-1:] // never the first master, which would found a cluster of its own without its data
+}
+
+// trigger arms the victims and lets them get to the point.
+func (w *killer) trigger(t *testing.T, name, lead string, victims []string, r role, by trigger) {
+	arm := func() {
+		for _, id := range victims {
+			w.arm(t, id, name+"=kill")
+		}
+	}
+	switch {
+	case r == joiner:
+		w.wipe(t, victims[0], arm)
+	case by == byStart:
+		w.Do(t, victims[0], "stop")
+		arm()
+		w.Do(t, victims[0], "start")
+	case by == byElection:
+		arm()
+		w.Kill(t, lead)
+	case by == byHandover:
+		arm()
+		w.Do(t, lead, "stop")
+		w.Do(t, lead, "start")
+	case by == byJoin:
+		arm()
+		others := slices.DeleteFunc(slices.Clone(w.IDs), func(id string) bool { return id == lead })
+		w.wipe(t, others[len(others)-1], func() {})
+	case by == byPod:
+		arm()
+		w.pod(t)
+	default:
+		arm()
+	}
+}
+
+// arm says what shall happen at points in a process.
+func (w *World) arm(t *testing.T, id, what string) {
+	t.Helper()
+	path := filepath.Join(w.DataDir(id), pointsFile)
+	if err := errors.Join(os.RemoveAll(path+".fired"), os.WriteFile(path+".new", []byte(what), 0o600), os.Rename(path+".new", path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *World) disarm(t *testing.T, id string) {
+	t.Helper()
+	path := filepath.Join(w.DataDir(id), pointsFile)
+	if err := errors.Join(os.WriteFile(path+".new", []byte(" "), 0o600), os.Rename(path+".new", path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fired waits until one of the victims has reached the point, and says which, and as which process.
+func (w *World) fired(t *testing.T, name string, victims []string) (dead string, pid int) {
+	t.Helper()
+	cluster.Eventually(t, 40*time.Second, "a master reaches "+name, func(context.Context) error {
+		for _, id := range victims {
+			b, err := os.ReadFile(filepath.Join(w.DataDir(id), pointsFile+".fired"))
+			if err != nil {
+				continue
+			}
+			for line := range strings.Lines(string(b)) {
+				var at, what string
+				if _, err := fmt.Sscan(line, &at, &pid, &what); err == nil && strings.HasPrefix(what, name+"=") {
+					dead = id
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("none of %v did", victims)
+	})
+	return dead, pid
+}
+
+// wipe takes everything from a master but its log for humans, and has it join again.
+func (w *World) wipe(t *testing.T, id string, before func()) {
+	t.Helper()
+	w.Do(t, id, "stop")
+	entries, err := os.ReadDir(w.DataDir(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != "mgr.log" && !strings.HasPrefix(e.Name(), pointsFile) {
+			if err := os.RemoveAll(filepath.Join(w.DataDir(id), e.Name())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	before()
+	w.Do(t, id, "start")
+}
+
+// paperNode makes a node that only exists on paper, for the scheduler.
+func (w *World) paperNode(t *testing.T) {
+	t.Helper()
+	ctx := t.Context()
+	room := corev1.ResourceList{"cpu": resource.MustParse("64"), "memory": resource.MustParse("64Gi"), "pods": resource.MustParse("1000")}
+	node, err := w.Kube.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "paper"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Status = corev1.NodeStatus{Capacity: room, Allocatable: room, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}
+	if _, err = w.Kube.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pod makes a pod that the scheduler must place.
+func (w *World) pod(t *testing.T) {
+	t.Helper()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("p-%d", time.Now().UnixNano())}, Spec: corev1.PodSpec{
+		Containers:  []corev1.Container{{Name: "c", Image: "none"}},
+		Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+	}}
+	w.Anywhere(t, "a pod is taken", func(ctx context.Context, at kubernetes.Interface) error {
+		_, err := at.CoreV1().Pods(Namespace).Create(ctx, pod, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return err
+	})
+}

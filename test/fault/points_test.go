@@ -1,0 +1,183 @@
+package fault
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// role is in which part a master is killed.
+type role string
+
+const (
+	leader   role = "leader"
+	follower role = "follower"
+	joiner   role = "joiner" // has lost everything and is being installed anew
+)
+
+var roles = []role{leader, follower, joiner}
+
+// trigger is what makes a master reach a point.
+type trigger string
+
+const (
+	byLoad     trigger = "load"     // requests that go on all the time
+	byStart    trigger = "start"    // the master is killed and starts anew, from its disk
+	byElection trigger = "election" // the leader is killed; whoever follows it reaches the point
+	byHandover trigger = "handover" // the master is stopped as an administrator does
+	byJoin     trigger = "join"     // another master, or for a joiner this one, has lost its data and joins again
+	byPod      trigger = "pod"      // a pod waits for a node
+	byOthers   trigger = "others"   // another test goes through it, see there
+)
+
+// point is a failpoint and how a master in each role gets there. A role that is missing cannot: why says why not.
+type point struct {
+	name  string
+	roles map[role]trigger
+	why   string
+}
+
+// Shapes of points.
+func everywhere(name string) point {
+	return point{name, map[role]trigger{leader: byLoad, follower: byLoad, joiner: byJoin}, ""}
+}
+
+func leading(name string, by trigger) point {
+	return point{name, map[role]trigger{leader: by}, "only a leader does this"}
+}
+
+func following(name string, by trigger, why string) point {
+	return point{name, map[role]trigger{follower: by, joiner: byJoin}, why}
+}
+
+// points are all failpoints of the program: TestTableOfPoints compares them with the source.
+var points = []point{
+	everywhere("log.store.before"),
+	everywhere("log.store.after"),
+	everywhere("entry.apply.before"),
+	everywhere("entry.apply.after"),
+	everywhere("snapshot.take"),
+	everywhere("snapshot.write.before"),
+	everywhere("snapshot.close.before"),
+	following("snapshot.restore.before", byStart, "a leader has its state; it restores when it starts, as a follower"),
+	following("snapshot.restore.after", byStart, "as above"),
+
+	leading("proposal.queued", byLoad),
+	leading("proposal.send.before", byLoad),
+	leading("proposal.send.after", byLoad),
+	leading("proposal.committed", byLoad),
+	leading("proposal.acknowledged", byLoad),
+	leading("entries.send.before", byLoad),
+	leading("commit.push.before", byLoad),
+
+	leading("leadership.won", byElection),
+	leading("leadership.entry.committed", byElection),
+	leading("leadership.begun", byElection),
+	leading("duties.start", byElection),
+	leading("duties.caughtup", byElection),
+	leading("pods.bind.before", byPod),
+	leading("pods.bind.after", byPod),
+	leading("transfer.drained", byHandover),
+	leading("transfer.begun", byHandover),
+	leading("transfer.done", byHandover),
+
+	leading("read.index.taken", byLoad),
+	leading("read.index.confirmed", byLoad),
+	leading("read.index.answered", byLoad),
+	everywhere("read.index.received"),
+	{"forward.send.before", map[role]trigger{follower: byLoad}, "a leader has nobody to hand a request to; a joiner serves nobody yet"},
+	{"forward.answered", map[role]trigger{follower: byLoad}, "as above"},
+	{"watch.send", map[role]trigger{leader: byLoad, follower: byLoad}, "a joiner has no watchers yet"},
+	{"watch.flush.before", map[role]trigger{leader: byLoad, follower: byLoad}, "as above"},
+	{"watch.flush.after", map[role]trigger{leader: byLoad, follower: byLoad}, "as above"},
+
+	leading("config.change.sent", byJoin),
+	leading("config.change.committed", byJoin),
+	leading("member.ask.received", byJoin),
+	leading("member.ask.done", byJoin),
+	leading("member.admit.before", byJoin),
+	leading("member.promote.before", byJoin),
+	leading("member.promote.after", byJoin),
+	{"join.keys.received", map[role]trigger{joiner: byJoin}, "the others have the keys"},
+	{"join.keys.saved", map[role]trigger{joiner: byJoin}, "as above"},
+	{"join.ask.before", map[role]trigger{joiner: byJoin}, "the others are members"},
+	following("join.mark.before", byStart, "a leader has marked itself long before it can lead"),
+	following("join.mark.after", byStart, "as above"),
+	{"join.bootstrap.before", map[role]trigger{leader: byOthers}, "the first master of a cluster, once: TestKilledAtTheBirthOfACluster"},
+	{"join.bootstrap.after", map[role]trigger{leader: byOthers}, "as above"},
+	{"reinstall.marked", map[role]trigger{follower: byOthers}, "a peer whose data cannot be trusted: TestKilledWhileInstalledAnew"},
+	{"reinstall.aside.before", map[role]trigger{joiner: byOthers}, "as above"},
+	{"reinstall.aside.cleared", map[role]trigger{joiner: byOthers}, "as above"},
+	{"reinstall.aside.after", map[role]trigger{joiner: byOthers}, "as above"},
+}
+
+// TestTableOfPoints finds the calls of failpoint.Hit and failpoint.Err in the source: each has a row in the table, each row a call.
+func TestTableOfPoints(t *testing.T) {
+	inSource := map[string]string{}
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		for _, name := range hits(f) {
+			if at, twice := inSource[name]; twice {
+				t.Errorf("%s: the point %s is in %s as well: a name is at one place", path, name, at)
+			}
+			inSource[name] = path
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range points {
+		if _, ok := inSource[p.name]; !ok {
+			t.Errorf("the table has %s, the source has not", p.name)
+		}
+		delete(inSource, p.name)
+		if len(p.roles) < len(roles) && p.why == "" {
+			t.Errorf("%s: say why it is not reached in every role", p.name)
+		}
+	}
+	for name, path := range inSource {
+		t.Errorf("%s: the point %s is not in the table", path, name)
+	}
+	if len(points) < 40 {
+		t.Errorf("only %d points", len(points))
+	}
+}
+
+// hits are the literal names that a file gives to failpoint.Hit and failpoint.Err.
+func hits(f *ast.File) (names []string) {
+	ast.Inspect(f, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok || len(call.Args) != 1 {
+			return true
+		}
+		sel, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok {
+			return true
+		}
+		x, ok := sel.X.(*ast.Ident)
+		if !ok || x.Name != "failpoint" || !slices.Contains([]string{"Hit", "Err"}, sel.Sel.Name) {
+			return true
+		}
+		if lit, ok := call.Args[0].(*ast.BasicLit); ok {
+			if name, err := strconv.Unquote(lit.Value); err == nil {
+				names = append(names, name)
+			}
+		}
+		return true
+	})
+	return names
+}
