@@ -77,12 +77,6 @@ func (g *guard) write(do, undo func() error, meanwhile func()) error {
 	return <-result
 }
 
-// IsMonotonic implements raft.MonotonicLogStore.
-func (g *guard) IsMonotonic() bool {
-	m, ok := g.LogStore.(raft.MonotonicLogStore)
-	return ok && m.IsMonotonic()
-}
-
 func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
 
 func (g *guard) StoreLogs(logs []*raft.Log) error {

@@ -282,6 +282,7 @@ func (n *Node) Join(ctx context.Context, id, addr string) error {
 
 // admit puts the peer into the configuration, if it may be there.
 func (n *Node) admit(ctx context.Context, id, addr string) error {
+	failpoint.Hit("member.admit.before")
 	if n.Term() == 0 {
 		return fsm.ErrNotLeader
 	}
@@ -316,7 +317,6 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 	if now, ok := n.server(id); ok && string(now.Address) == addr {
 		return nil // it is where it should be
 	}
-	failpoint.Hit("member.admit.before")
 	return n.changed(n.raft.AddNonvoter(sid, raft.ServerAddress(addr), 0, 0))
 }
 

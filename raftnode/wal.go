@@ -21,6 +21,9 @@ import (
 // A segment is named after its first index and holds records, see walrecord.go. Readers never wait for the disk's writes: an
 // entry is visible once it is synced. Entries at the front go with whole segments, so that up to a segment of them may be there
 // again after a restart; raft does not mind. Entries at the end are cut off, and that is synced.
+//
+// There are no gaps between entries, but it is no raft.MonotonicLogStore: raft throws away the log of one, acknowledged entries
+// included, whenever a leader installs a snapshot that is older (TestSnapshotOlderThanTheLog).
 type wal struct {
 	fs        disk.FS
 	dir       string
@@ -116,9 +119,6 @@ func (w *wal) close() error {
 	w.segments = nil
 	return err
 }
-
-// IsMonotonic implements raft.MonotonicLogStore: there are no gaps between entries.
-func (w *wal) IsMonotonic() bool { return true }
 
 // FirstIndex implements raft.LogStore; 0: there are no entries.
 func (w *wal) FirstIndex() (uint64, error) {
