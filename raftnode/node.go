@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 	"mgr/raftnode/disk"
 )
@@ -32,7 +33,7 @@ type Config struct {
 	RaiseAfter time.Duration // how long all members must have known a higher feature level before it is raised; default 30 s
 	InFlight   int           // log entries that may be on their way at once; default 2: while one is stored by the followers, the leader stores the next
 	Storage    *Storage      // in place of Dir, for tests
-	FS         disk.FS       // of Dir; default disk.OS
+	FS         disk.FS       // of Dir; default disk.Real
 	FileBytes  int64         // size of the log's files; default 8 MiB
 }
 
@@ -123,10 +124,10 @@ func Open(c Config) (*Node, error) {
 		c.RaiseAfter = raiseAfter
 	}
 	if c.FS == nil {
-		c.FS = disk.OS{}
+		c.FS = disk.Real()
 	}
 	if c.FileBytes <= 0 {
-		c.FileBytes = segmentBytes
+		c.FileBytes = int64(failpoint.Number("segment.bytes", segmentBytes))
 	}
 	c.Timing.complete()
 	n := &Node{
