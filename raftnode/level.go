@@ -147,7 +147,7 @@ func (n *Node) knowsEnough(ctx context.Context, s raft.Server) error {
 }
 
 // knows is the highest feature level that the peer knows; those from before there were levels do not say.
-func (st *peerStatus) knows() fsm.Level { return max(st.Level, fsm.LevelFirst) }
+func (st *peerStatus) knows() fsm.Level { return max(st.Knows, fsm.LevelFirst) }
 
 // ProposeSystem submits a system command through the log, in an entry of its own, and returns its result once applied here. Errors
 // are those of Propose.

@@ -34,7 +34,8 @@ type Member struct {
 	Full         bool          `json:"full,omitempty"`     // its data directory
 	PID          int           `json:"pid,omitempty"`
 	Version      string        `json:"version,omitempty"`
-	Level        fsm.Level     `json:"level,omitempty"` // the highest feature level that it knows
+	Level        fsm.Level     `json:"level,omitempty"` // feature level that its state is at
+	Knows        fsm.Level     `json:"knows,omitempty"` // the highest feature level that its program knows
 }
 
 // peerStatus is what a peer says of itself.
@@ -52,7 +53,8 @@ type peerStatus struct {
 	PID          int    `json:"pid"`
 	Version      string `json:"version"`
 
-	Level fsm.Level `json:"level,omitempty"` // the highest that it knows; 0: it is from before levels
+	Level fsm.Level `json:"level,omitempty"`
+	Knows fsm.Level `json:"knows,omitempty"` // 0: it is from before levels
 }
 
 // cold is how long after its start a peer is a worse successor than others.
@@ -68,7 +70,7 @@ func (n *Node) status() peerStatus {
 		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: number("last_log_index"), LastTerm: number("last_log_term"),
 		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Cold: time.Since(n.opened) < cold, Full: n.full.Load(),
 		Fresh: n.fresh.Load(), Instance: n.instance, PID: os.Getpid(), Version: n.config.Version,
-		Level: n.fsm.Knows(),
+		Level: n.fsm.State().Level(), Knows: n.fsm.Knows(),
 	}
 }
 
@@ -177,7 +179,8 @@ func (n *Node) examine(ctx context.Context, s raft.Server, m *Member) {
 		return
 	}
 	m.Reachable, m.Term, m.LastIndex, m.AppliedIndex = true, st.Term, st.LastIndex, st.AppliedIndex
-	m.Diverged, m.Full, m.PID, m.Version, m.Level = st.Diverged, st.Full, st.PID, st.Version, st.knows()
+	m.Diverged, m.Full, m.PID, m.Version = st.Diverged, st.Full, st.PID, st.Version
+	m.Level, m.Knows = max(st.Level, fsm.LevelFirst), st.knows()
 }
 
 func (n *Node) statusOf(ctx context.Context, s raft.Server) (peerStatus, error) {

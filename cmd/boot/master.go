@@ -11,9 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/component-base/version"
 
 	"mgr/api"
 	"mgr/fsm"
@@ -45,6 +47,8 @@ type MasterConfig struct {
 
 	NodeGrace     time.Duration
 	PodToleration time.Duration
+	MaxLevel      fsm.Level     // feature level above which the cluster is not raised by this master; 0: the newest that it knows
+	RaiseAfter    time.Duration // how long all masters must have known a higher level before it is raised; 0: 30 s
 	Log           *slog.Logger
 }
 
@@ -109,6 +113,9 @@ func (m *Master) prepare() error {
 	if m.pods, err = netip.ParsePrefix(c.PodCIDR); err != nil {
 		return fmt.Errorf("--pod-cidr: %w", err)
 	}
+	if c.MaxLevel > fsm.Newest {
+		return fmt.Errorf("--max-feature-level %d: this version knows feature levels up to %d", c.MaxLevel, fsm.Newest)
+	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
@@ -153,7 +160,8 @@ func dnsIP(services netip.Prefix) netip.Addr {
 // assemble opens the quorum's log and puts the control plane on it.
 func (m *Master) assemble() error {
 	node, err := raftnode.Open(raftnode.Config{
-		ID: m.cfg.ID, Addr: m.addr.String(), Dir: m.raftDir(), FSM: fsm.New(fsm.Options{}), Log: m.log, Version: api.Version().GitVersion,
+		ID: m.cfg.ID, Addr: m.addr.String(), Dir: m.raftDir(), FSM: fsm.New(fsm.Options{Knows: m.cfg.MaxLevel}), Log: m.log, Version: build(),
+		RaiseAfter: m.cfg.RaiseAfter,
 		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
 			return pki.DialRaft(ctx, m.authority.Trust, m.cert, addr, id)
 		},
@@ -169,6 +177,15 @@ func (m *Master) assemble() error {
 		return errors.Join(err, node.Close())
 	}
 	return nil
+}
+
+// build names this program: the version of Kubernetes that it is like, and the commit that it was made of.
+func build() string {
+	v := api.Version().GitVersion
+	if commit := version.Get().GitCommit; commit != "" && !strings.HasPrefix(commit, "$") {
+		v += "." + commit
+	}
+	return v
 }
 
 // peerTransport carries requests to other masters, which prove to be one.

@@ -42,6 +42,7 @@ func groupCommands(root *cobra.Command, c *env) {
 	for _, sub := range root.Commands() {
 		byName[sub.Name()] = sub
 	}
+	extendVersion(byName["version"], c)
 	own.Add(root)
 	root.AddCommand(newSupervisor(c))
 	groups := own
