@@ -56,6 +56,7 @@ func (n *Node) adapt() {
 		if now.After(windowEnd) {
 			late.turn()
 			n.guard.slowest.turn()
+			n.guard.usual.turn()
 			windowEnd = now.Add(adaptWindow)
 		}
 		patience := n.config.Timing.Heartbeat

@@ -1,5 +1,5 @@
-// Package raftnode runs one peer of the Raft quorum: hashicorp/raft over a log of our own (wal.go), with term
-// and vote in raft-boltdb, applying to an fsm.FSM.
+// Package raftnode runs one peer of the Raft quorum: hashicorp/raft over files of our own, applying to an fsm.FSM:
+// the log (wal.go), term and vote (vote.go), snapshots (snapstore.go), which stand on a seam to the file system (package disk).
 //
 // It owns: proposing with group commit (many commands in one log entry), linearizable reads (read index), leadership
 // scope, membership, the peer transport (raft and a small peer RPC over TLS streams handed to it by the one port) and
@@ -17,7 +17,7 @@
 //
 // Besides those of hashicorp/raft a node has, from Open to Close, which waits for them all:
 //
-//	guard.work          writes the log, so that a write can be given up
+//	attendant.work      three: log, vote and snapshots are written there, so that a write can be given up; not waited for when the disk hangs
 //	followLeadership    turns raft's notifications into scopes (leadership.go)
 //	establish           one for each election won: commits the first entry of the term
 //	proposeLoop         Config.InFlight of them, each carries one entry at a time (propose.go)

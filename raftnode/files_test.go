@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"testing"
 
@@ -17,7 +18,7 @@ const testFileBytes = 8 << 10
 
 func openTestStorage(t *testing.T, fsys disk.FS) (*Storage, error) {
 	t.Helper()
-	return openStorage(fsys, "/raft", testFileBytes, &hclogger{log: newTestLog(t)})
+	return openStorage(fsys, "/raft", testFileBytes, &hclogger{log: slog.New(slog.DiscardHandler)})
 }
 
 // peerModel is what a peer must have after a crash: everything that it was told is stored.

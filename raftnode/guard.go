@@ -12,69 +12,53 @@ import (
 	"mgr/failpoint"
 )
 
-// errDiskHangs: a write of the log did not end in time. raft steps down at any error of its log store, which is the point:
-// without it a leader whose disk hangs keeps its followers quiet for ever (hashicorp/raft#503).
-var errDiskHangs = errors.New("the disk of the data directory hangs")
-
-// guard is the raft.LogStore that raft sees: writes have a deadline, the last entries are cached for replication within
-// a bound in bytes, and what is written is counted for the snapshot trigger.
+// guard is the raft.LogStore that raft sees: writes have a deadline, what fails is judged, the last entries are cached for replication
+// within a bound in bytes, and what is written is counted for the snapshot trigger.
+//
+// raft steps down at any error of its log store, which is the point of the deadline: without it a leader whose disk hangs keeps its
+// followers quiet for ever (hashicorp/raft#503).
 type guard struct {
 	raft.LogStore
-	deadline time.Duration
-	ahead    func(logs []*raft.Log) // is shown what is being written, meanwhile; it must not wait
-	cache    logCache
-	written  atomic.Uint64 // bytes since the last snapshot
-	slowest  slowest       // of the writes
-	jobs     chan func()
-	busy     chan struct{} // holds a token while a write is under way
+	deadline  time.Duration
+	ahead     func(logs []*raft.Log) // is shown what is being written, meanwhile; it must not wait
+	hung      func()                 // is called when a write hangs
+	sickness  *sickness
+	attendant *attendant
+	cache     logCache
+	written   atomic.Uint64 // bytes since the last snapshot
+	slowest   slowest       // of the writes
+	usual     slowest       // of those that ended in time
 }
 
-func newGuard(s raft.LogStore, deadline time.Duration, ahead func([]*raft.Log)) *guard {
-	return &guard{LogStore: s, deadline: deadline, ahead: ahead, jobs: make(chan func()), busy: make(chan struct{}, 1)}
+func newGuard(s raft.LogStore, deadline time.Duration, sick *sickness, ahead func([]*raft.Log), hung func()) *guard {
+	return &guard{LogStore: s, deadline: deadline, ahead: ahead, hung: hung, sickness: sick, attendant: newAttendant()}
 }
 
-// work carries out the writes, so that whoever asked can stop waiting.
-func (g *guard) work() {
-	for job := range g.jobs {
-		job()
-	}
-}
+// A disk that is always slow is not a disk that hangs, and many bytes take their time.
+const (
+	hangFactor = 4        // deadline in the longest write of late
+	hangMost   = 4        // deadline in Timing.Write
+	hangBytes  = 32 << 20 // for which Timing.Write is added
+)
 
-func (g *guard) close() { close(g.jobs) }
+// patience is the deadline of a write of so many bytes.
+func (g *guard) patience(bytes int) time.Duration {
+	d := min(max(g.deadline, hangFactor*g.usual.get()), hangMost*g.deadline)
+	return d + time.Duration(float64(g.deadline)*float64(bytes)/hangBytes)
+}
 
 // write runs do, and meanwhile beside it, within the deadline. If do ends later, undo is run before any other write: raft was told
 // that do failed.
-func (g *guard) write(do, undo func() error, meanwhile func()) error {
+func (g *guard) write(bytes int, do func() error, undo, meanwhile func()) error {
 	began := time.Now()
-	defer func() { g.slowest.note(time.Since(began)) }()
-	timer := time.NewTimer(g.deadline)
-	defer timer.Stop()
-	select {
-	case g.busy <- struct{}{}:
-	case <-timer.C:
-		return errDiskHangs
+	err := g.attendant.do(g.patience(bytes), g.sickness.judged(do), undo, meanwhile)
+	g.slowest.note(time.Since(began))
+	if errors.Is(err, errDiskHangs) {
+		g.hung()
+		return fmt.Errorf("write the log: %w", err)
 	}
-	var settled atomic.Bool // by whoever comes first: the end of the write or the end of patience
-	result := make(chan error, 1)
-	g.jobs <- func() {
-		defer func() { <-g.busy }()
-		err := do()
-		if settled.CompareAndSwap(false, true) {
-			result <- err
-		} else if err == nil {
-			_ = undo() // nobody is left to tell; raft deletes or overwrites the range itself when it needs it
-		}
-	}
-	meanwhile()
-	select {
-	case err := <-result:
-		return err
-	case <-timer.C:
-	}
-	if settled.CompareAndSwap(false, true) {
-		return fmt.Errorf("write of the log took more than %v: %w", g.deadline, errDiskHangs)
-	}
-	return <-result
+	g.usual.note(time.Since(began))
+	return err
 }
 
 func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
@@ -83,18 +67,22 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
-	copied := make([]*raft.Log, len(logs))
+	copied, bytes := make([]*raft.Log, len(logs)), 0
 	for i, l := range logs {
 		c := *l // raft's own copies live in futures; these may outlive the call
 		copied[i] = &c
+		bytes += len(l.Data)
 	}
-	err := g.write(
+	err := g.write(bytes,
 		func() error {
 			failpoint.Hit("log.store.before")
 			defer failpoint.Hit("log.store.after")
 			return g.LogStore.StoreLogs(copied)
 		},
-		func() error { return g.LogStore.DeleteRange(copied[0].Index, copied[len(copied)-1].Index) },
+		func() {
+			// Nobody is left to tell; raft deletes or overwrites the range itself when it needs it.
+			_ = g.sickness.judge(g.LogStore.DeleteRange(copied[0].Index, copied[len(copied)-1].Index))
+		},
 		func() { g.ahead(copied) },
 	)
 	if err != nil {
@@ -106,8 +94,7 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 
 func (g *guard) DeleteRange(first, last uint64) error {
 	g.cache.forget(first, last)
-	nothing := func() error { return nil }
-	return g.write(func() error { return g.LogStore.DeleteRange(first, last) }, nothing, func() {})
+	return g.write(0, func() error { return g.LogStore.DeleteRange(first, last) }, none, none)
 }
 
 func (g *guard) GetLog(index uint64, l *raft.Log) error {
@@ -115,7 +102,11 @@ func (g *guard) GetLog(index uint64, l *raft.Log) error {
 		*l = *c
 		return nil
 	}
-	return g.LogStore.GetLog(index, l)
+	err := g.sickness.judge(g.LogStore.GetLog(index, l))
+	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+		g.sickness.end()
+	}
+	return err
 }
 
 // logCache holds the last entries, as many as fit into cacheBytes.

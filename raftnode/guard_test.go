@@ -25,18 +25,24 @@ func entries(from, to uint64) []*raft.Log {
 func TestGuardUndoesLateWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, hang := HangingStorage()
-		g := newGuard(storage.log, time.Second, func([]*raft.Log) {})
-		go g.work()
-		defer g.close()
+		sick := &sickness{fail: func(err error) { t.Error(err) }}
+		hung := 0
+		g := newGuard(storage.log, time.Second, sick, func([]*raft.Log) {}, func() { hung++ })
+		go g.attendant.work()
+		defer g.attendant.close(time.Second)
 		if err := g.StoreLogs(entries(1, 2)); err != nil {
 			t.Fatal(err)
 		}
 		hang.Set(true)
 		for range 2 { // the second finds the first still there
 			start := time.Now()
-			if err := g.StoreLogs(entries(3, 5)); !errors.Is(err, errDiskHangs) || time.Since(start) != time.Second {
-				t.Fatalf("write on a disk that hangs: %v after %v", err, time.Since(start))
+			err := g.StoreLogs(entries(3, 5))
+			if d := time.Since(start); !errors.Is(err, errDiskHangs) || d != g.patience(3<<20) || d < time.Second || d > 2*time.Second {
+				t.Fatalf("write on a disk that hangs: %v after %v", err, d)
 			}
+		}
+		if hung != 2 {
+			t.Errorf("%d hung writes were told, want 2", hung)
 		}
 		hang.Set(false)
 		synctest.Wait()

@@ -62,7 +62,7 @@ func (n *Node) keepHeard(at time.Time) {
 	index := h.index.Load()
 	b := binary.BigEndian.AppendUint64(nil, index)
 	b = binary.BigEndian.AppendUint64(b, uint64(at.UnixMilli()))
-	if err := n.storage.stable.Set(keyHeard, b); err != nil {
+	if err := n.votes.note(func() error { return n.storage.stable.Set(keyHeard, b) }); err != nil {
 		n.config.Log.Debug("cannot note how far the log is committed", "error", err)
 		return
 	}

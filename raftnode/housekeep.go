@@ -38,11 +38,14 @@ func (n *Node) housekeep() {
 		if n.space != nil {
 			n.noteSpace(n.space.low())
 			n.yield()
+			if err := n.votes.note(n.storage.files.noteMark); err != nil {
+				n.config.Log.Debug("cannot note how far the log goes", "error", err)
+			}
 		}
 		n.saveHeard()
 		index := n.fsm.State().Index()
 		entries, bytes := index-min(last, index), n.guard.written.Load()
-		if entries < uint64(failpoint.Number("snapshot.entries", snapshotEntries)) && bytes < snapshotBytes {
+		if entries < uint64(failpoint.Number("snapshot.entries", snapshotEntries)) && bytes < snapshotBytes && !n.resnap.Load() {
 			continue
 		}
 		if n.snapshot(entries, bytes) {
@@ -94,6 +97,7 @@ func (n *Node) snapshot(entries, bytes uint64) bool {
 		return false
 	}
 	n.guard.written.Store(0)
+	n.resnap.Store(false)
 	return true
 }
 

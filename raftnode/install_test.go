@@ -32,8 +32,8 @@ func TestSnapshotOlderThanTheLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := newGuard(s.log, time.Minute, func([]*raft.Log) {})
-		go g.work()
+		g := newGuard(s.log, time.Minute, &sickness{fail: func(err error) { t.Error(err) }}, func([]*raft.Log) {}, none)
+		go g.attendant.work()
 		_, wire := raft.NewInmemTransport(me)
 		c := raft.DefaultConfig()
 		c.LocalID, c.Logger, c.HeartbeatTimeout, c.ElectionTimeout = "me", &hclogger{log: newTestLog(t)}, time.Hour, time.Hour
@@ -50,7 +50,7 @@ func TestSnapshotOlderThanTheLog(t *testing.T) {
 			if err := r.Shutdown().Error(); err != nil {
 				t.Error(err)
 			}
-			g.close()
+			g.attendant.close(time.Minute)
 			if err := s.close(); err != nil {
 				t.Error(err)
 			}

@@ -43,7 +43,7 @@ type Timing struct {
 	Election  time.Duration // after which an election is held anew; default Heartbeat
 	Lease     time.Duration // after which a leader that reaches no majority steps down; default Heartbeat
 	RPC       time.Duration // for one answer of a peer; default 3 × Heartbeat
-	Write     time.Duration // after which a write of the log counts as hung and the leader steps down; default 5 × Heartbeat
+	Write     time.Duration // after which a write of the log counts as hung and the leader steps down; default 1.5 s; see guard.go
 }
 
 func (t *Timing) complete() {
@@ -56,7 +56,7 @@ func (t *Timing) complete() {
 	set(&t.Election, t.Heartbeat)
 	set(&t.Lease, t.Heartbeat)
 	set(&t.RPC, 3*t.Heartbeat)
-	set(&t.Write, 5*t.Heartbeat)
+	set(&t.Write, 1500*time.Millisecond)
 }
 
 // Node is one peer.
@@ -66,6 +66,9 @@ type Node struct {
 	raft      *raft.Raft
 	storage   *Storage
 	guard     *guard
+	votes     *guardedVote
+	snapshots *guardedSnapshots
+	sickness  sickness
 	space     *reserve // nil in memory
 	streams   *streams
 	transport *early
@@ -86,6 +89,7 @@ type Node struct {
 
 	reloadMu      sync.Mutex  // held by whoever changes raft's settings
 	full          atomic.Bool // the disk is almost full
+	resnap        atomic.Bool // a snapshot is to be taken soon, because the last one is damaged
 	diverged      atomic.Bool // the state differs from that of others
 	odd           string      // what was said last about who differs, see compareStates
 	wrong         quarantine  // the state of this peer is the wrong one
@@ -137,6 +141,7 @@ func Open(c Config) (*Node, error) {
 		contacts: contacts{at: map[string]time.Time{}},
 	}
 	n.wrong.closed = make(chan struct{})
+	n.sickness.fail, n.sickness.reinstall = n.fail, n.reinstall
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.beginScope(0)
 	n.anyReads, n.leaderReads = n.rounds(n.askReadIndex), n.rounds(n.confirmReadIndex)
@@ -152,14 +157,14 @@ func (n *Node) start() error {
 	if n.storage == nil {
 		var err error
 		if n.storage, err = openStorage(c.FS, c.Dir, c.FileBytes, log); err != nil {
+			if errors.Is(err, ErrDamaged) {
+				n.reinstall(err)
+				return n.Err()
+			}
 			return err
 		}
 	}
-	if n.storage.files != nil {
-		n.space = n.storage.files.space
-	}
-	n.guard = newGuard(n.storage.log, c.Timing.Write, n.sendAhead)
-	n.wg.Go(n.guard.work)
+	n.attend()
 	n.streams = newStreams(c)
 	n.streams.idOf, n.streams.serve = n.idOf, n.serveRPC
 	n.streams.epoch, n.streams.meet = n.Epoch, n.meet
@@ -172,19 +177,14 @@ func (n *Node) start() error {
 		return err
 	}
 	n.epoch.Store(epoch)
-	known, err := raft.HasExistingState(n.guard, n.storage.stable, n.storage.snapshots)
+	known, err := raft.HasExistingState(n.guard, n.votes, n.snapshots)
 	if err != nil {
 		return fmt.Errorf("look for data of an earlier life: %w", err)
 	}
 	n.fresh.Store(!known)
-	r, err := raft.NewRaft(n.raftConfig(log), adapter{n}, n.guard, n.storage.stable, n.storage.snapshots, n.transport)
-	if failed := n.Err(); failed != nil && err == nil {
-		err = errors.Join(failed, r.Shutdown().Error()) // raft would go on with an older snapshot
+	if err := n.openRaft(log); err != nil {
+		return err
 	}
-	if err != nil {
-		return errors.Join(n.Err(), err)
-	}
-	n.raft = r
 	n.wg.Go(n.followLeadership)
 	for range c.InFlight {
 		n.wg.Go(n.proposeLoop)
@@ -296,19 +296,14 @@ func (n *Node) Close() error {
 		if n.transport != nil {
 			err = errors.Join(err, n.transport.Close())
 		}
-		if n.guard != nil {
-			n.guard.close()
-		}
 		n.anyReads.seal()
 		n.leaderReads.seal()
 		n.sealPeers()
 		n.wg.Wait()
-		if n.raft != nil {
+		if n.raft != nil && n.Err() == nil {
 			n.leaveHeard()
 		}
-		if n.storage != nil {
-			err = errors.Join(err, n.storage.close())
-		}
+		err = errors.Join(err, n.closeStorage())
 	})
 	if err != nil {
 		return fmt.Errorf("close master %s: %w", n.config.ID, err)

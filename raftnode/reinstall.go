@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"mgr/failpoint"
-	"mgr/pki"
 	"mgr/raftnode/disk"
 )
 
@@ -25,10 +24,15 @@ const (
 // MarkReinstall notes in the data directory of a peer that its data must not be used again, and why. The note is on disk when it
 // returns; a second one does not replace the first.
 func MarkReinstall(dir, reason string) error {
-	if _, marked, err := ReinstallReason(dir); err != nil || marked {
+	return markReinstall(disk.OS{}, dir, reason)
+}
+
+func markReinstall(fsys disk.FS, dir, reason string) error {
+	path := filepath.Join(dir, reinstallFile)
+	if _, err := disk.ReadFile(fsys, path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := pki.WriteFile(filepath.Join(dir, reinstallFile), []byte(strings.TrimSpace(reason)+"\n")); err != nil {
+	if err := disk.WriteFile(fsys, path, []byte(strings.TrimSpace(reason)+"\n")); err != nil {
 		return fmt.Errorf("note in %s that it must be installed anew (%s): %w", dir, reason, err)
 	}
 	return nil
@@ -70,7 +74,7 @@ func DropAside(dir string) error { return os.RemoveAll(dir + asideSuffix) }
 // reinstall ends this peer, to be installed anew at its next start.
 func (n *Node) reinstall(reason error) {
 	if n.config.Dir != "" {
-		if err := MarkReinstall(n.config.Dir, reason.Error()); err != nil {
+		if err := markReinstall(n.config.FS, n.config.Dir, reason.Error()); err != nil {
 			n.config.Log.Error("this master should be installed anew, but that cannot be noted", "error", err)
 		}
 	}

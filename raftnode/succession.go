@@ -64,13 +64,7 @@ func (n *Node) succeed(dead string) {
 	}
 	n.setPatience(n.config.Timing.Heartbeat) // should the votes split, the next round must not wait for long
 	n.config.Log.Info("the leader's process is gone: standing for election", "leader", dead)
-	me := n.transport.EncodePeer(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr))
-	request := raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.config.ID), Addr: me,
-	}}
-	var response raft.TimeoutNowResponse
-	err := n.transport.TimeoutNow(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr), &request, &response)
-	if err != nil {
+	if err := n.nominate(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr)); err != nil {
 		n.config.Log.Warn("cannot stand for election before the timeout", "error", err)
 	}
 }

@@ -1,0 +1,77 @@
+package raftnode
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// errDiskHangs: an operation of the disk did not end in time.
+var errDiskHangs = errors.New("the disk of the data directory hangs")
+
+// attendant carries out operations of the disk, one after another, so that whoever asked can stop waiting. One goroutine runs work.
+type attendant struct {
+	jobs  chan func()
+	busy  chan struct{} // holds a token while an operation is under way
+	ended chan struct{}
+}
+
+func newAttendant() *attendant {
+	return &attendant{jobs: make(chan func()), busy: make(chan struct{}, 1), ended: make(chan struct{})}
+}
+
+func (a *attendant) work() {
+	defer close(a.ended)
+	for job := range a.jobs {
+		job()
+	}
+}
+
+// close ends the attendant when nobody asks it any more. false: the disk still hangs at the end of patience, and the goroutine is left to it.
+func (a *attendant) close(patience time.Duration) bool {
+	close(a.jobs)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-a.ended:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// do carries out what, and meanwhile beside it. When what has not ended within the deadline the error is errDiskHangs; if it ends later
+// without an error undo is run before any other operation, because whoever asked was told that it failed.
+func (a *attendant) do(deadline time.Duration, what func() error, undo, meanwhile func()) error {
+	timer := time.NewTimer(deadline)
+	defer timer.Stop()
+	select {
+	case a.busy <- struct{}{}:
+	case <-timer.C:
+		return fmt.Errorf("the last operation has not ended: %w", errDiskHangs)
+	}
+	var settled atomic.Bool // by whoever comes first: the end of the operation or the end of patience
+	result := make(chan error, 1)
+	a.jobs <- func() {
+		defer func() { <-a.busy }()
+		err := what()
+		if settled.CompareAndSwap(false, true) {
+			result <- err
+		} else if err == nil {
+			undo()
+		}
+	}
+	meanwhile()
+	select {
+	case err := <-result:
+		return err
+	case <-timer.C:
+	}
+	if settled.CompareAndSwap(false, true) {
+		return fmt.Errorf("it took more than %v: %w", deadline, errDiskHangs)
+	}
+	return <-result
+}
+
+func none() {}
