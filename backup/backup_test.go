@@ -81,6 +81,9 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if scanned, err := Scan(bytes.NewReader(b)); err != nil || scanned.Hash != h.Hash {
+			t.Errorf("scan: %+v, %v", scanned, err)
+		}
 		want := state(t, n)
 		if h.Revision != want.Revision() || h.Hash != fmt.Sprintf("%016x", want.Hash()) || h.Count() != n || h.Index != want.Index() {
 			t.Errorf("of %d objects the header says %+v", n, h)
@@ -103,8 +106,16 @@ func TestEveryAlteredByteAndEveryCutIsDetected(t *testing.T) {
 		if _, err := Load(bytes.NewReader(bad)); !errors.Is(err, ErrDamaged) {
 			t.Fatalf("byte %d of %d altered: %v", i, len(b), err)
 		}
-		if _, err := Load(bytes.NewReader(b[:i])); !errors.Is(err, ErrDamaged) {
-			t.Fatalf("cut after %d of %d bytes: %v", i, len(b), err)
+		if _, err := Scan(bytes.NewReader(bad)); !errors.Is(err, ErrDamaged) {
+			t.Fatalf("byte %d of %d altered, on its way: %v", i, len(b), err)
+		}
+		for what, read := range map[string]func([]byte) error{
+			"load": func(b []byte) error { _, err := Load(bytes.NewReader(b)); return err },
+			"scan": func(b []byte) error { _, err := Scan(bytes.NewReader(b)); return err },
+		} {
+			if err := read(b[:i]); !errors.Is(err, ErrDamaged) {
+				t.Fatalf("cut after %d of %d bytes, %s: %v", i, len(b), what, err)
+			}
 		}
 	}
 	if _, err := Load(bytes.NewReader(append(bytes.Clone(b), 'x'))); !errors.Is(err, ErrDamaged) {

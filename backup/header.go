@@ -8,7 +8,7 @@ import (
 	"mgr/fsm"
 )
 
-// Header says what a file holds. Write fills in what follows from the state: Revision to Bytes.
+// Header says what a file holds. Index, and Revision to Bytes, follow from the state; Write fills them in.
 type Header struct {
 	Cluster string    `json:"cluster"` // pki.Trust.Hash of the cluster's CA
 	Name    string    `json:"name"`    // common name of the CA, for people
@@ -44,8 +44,8 @@ func (h *Header) Count() int {
 	return n
 }
 
-// describe fills in what the state says.
-func (h *Header) describe(s *fsm.State) {
+// Describe fills in what follows from the state.
+func (h *Header) Describe(s *fsm.State) {
 	h.Index, h.Revision, h.Hash, h.Bytes = s.Index(), s.Revision(), fmt.Sprintf("%016x", s.Hash()), 0
 	h.Objects = map[string]int{}
 	for _, resource := range s.Resources() {

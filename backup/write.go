@@ -32,7 +32,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Write writes a file of state and keys; the header's numbers are those of the state.
 func Write(w io.Writer, h Header, keys pki.Secrets, state *fsm.State) error {
 	state = state.Present()
-	h.describe(state)
+	h.Describe(state)
 	out := &writer{w: w, sum: sha256.New()}
 	out.write(append([]byte(magic), format))
 	err := out.section(sectionHeader, func(w io.Writer) error { return json.NewEncoder(w).Encode(h) })

@@ -29,6 +29,9 @@ func nextEpoch(old uint64, now time.Time) uint64 {
 // Epoch of the quorum that this peer belongs to.
 func (n *Node) Epoch() uint64 { return n.epoch.Load() }
 
+// CurrentTerm is the latest term that this peer has seen.
+func (n *Node) CurrentTerm() uint64 { return n.raft.CurrentTerm() }
+
 // meet is told which epoch another peer has, and says whether it is this one's now.
 func (n *Node) meet(theirs uint64) bool {
 	n.epochMu.Lock()

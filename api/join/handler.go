@@ -105,7 +105,7 @@ func only(method string, h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != method {
 			w.Header().Set("Allow", method)
-			answer(w, nil, apierrors.NewMethodNotSupported(schema.GroupResource{Resource: r.URL.Path}, r.Method))
+			Answer(w, nil, apierrors.NewMethodNotSupported(schema.GroupResource{Resource: r.URL.Path}, r.Method))
 			return
 		}
 		h(w, r)
@@ -213,11 +213,11 @@ func (s *Server) createToken(r *http.Request, in *enroll.TokenRequest) (any, err
 
 func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) {
 	list, err := s.Tokens.List(r.Context())
-	answer(w, list, err)
+	Answer(w, list, err)
 }
 
 func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request) {
-	answer(w, struct{}{}, s.Tokens.Delete(r.Context(), r.PathValue("id")))
+	Answer(w, struct{}{}, s.Tokens.Delete(r.Context(), r.PathValue("id")))
 }
 
 // handle decodes a JSON body, calls f and answers in JSON; errors become a Kubernetes Status.
@@ -227,15 +227,16 @@ func handle[In any](f func(r *http.Request, in *In) (any, error)) http.HandlerFu
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, enroll.MaxRequestBytes))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(in); err != nil {
-			answer(w, nil, apierrors.NewBadRequest("the request body is not as expected: "+err.Error()))
+			Answer(w, nil, apierrors.NewBadRequest("the request body is not as expected: "+err.Error()))
 			return
 		}
 		out, err := f(r, in)
-		answer(w, out, err)
+		Answer(w, out, err)
 	}
 }
 
-func answer(w http.ResponseWriter, out any, err error) {
+// Answer sends out, or the error as a Kubernetes Status, in JSON.
+func Answer(w http.ResponseWriter, out any, err error) {
 	code := http.StatusOK
 	if err != nil {
 		var status apierrors.APIStatus

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"mgr/pki"
 	"mgr/pki/enroll"
@@ -65,7 +66,11 @@ func DeleteToken(ctx context.Context, client kubernetes.Interface, id string) er
 }
 
 func get(ctx context.Context, client kubernetes.Interface, path string, into any) error {
-	result := client.Discovery().RESTClient().Get().AbsPath(path).Do(ctx)
+	return decode(client.Discovery().RESTClient().Get().AbsPath(path).Do(ctx), into)
+}
+
+// decode reads an answer in JSON.
+func decode(result rest.Result, into any) error {
 	if err := result.Error(); err != nil {
 		return err // with the Status that the server sent, which Raw leaves out
 	}

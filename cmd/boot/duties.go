@@ -114,8 +114,13 @@ func (d *duties) lead(ctx context.Context, term uint64) {
 	log.Info("leading")
 	d.wake()
 	for ctx.Err() == nil {
-		err := d.work(ctx, term)
-		if ctx.Err() == nil {
+		whole, stop := d.master.untilReplaced(ctx)
+		err := d.work(whole, term)
+		replaced := context.Cause(whole) == errReplaced
+		stop()
+		if replaced {
+			log.Warn("the state was replaced; the leader's work starts anew")
+		} else if ctx.Err() == nil {
 			log.Error("the leader's work ended early; it starts again", "err", err)
 			select {
 			case <-ctx.Done():

@@ -34,6 +34,7 @@ type Parts struct {
 
 	NodeGrace     time.Duration
 	PodToleration time.Duration
+	Gauges        func() map[string]float64 // more figures for monitoring; may be nil
 	Log           *slog.Logger
 }
 
@@ -91,6 +92,7 @@ func (p *Plane) serve(reader *api.Reader, authn *auth.Authenticator) error {
 	}
 	maps.Copy(extra, p.joins.Extra())
 	authorizer := auth.NewAuthorizer(auth.AuthorizerConfig{Feed: reader, CatchUp: p.node.ReadIndex})
+	maps.Copy(extra, (&backups{plane: p, authorizer: authorizer}).Extra())
 	p.api, err = api.New(api.Config{
 		Quorum:        p.node,
 		Authenticator: authn,
@@ -105,13 +107,21 @@ func (p *Plane) serve(reader *api.Reader, authn *auth.Authenticator) error {
 		Peers:     p.cfg.Peers,
 		Ranges:    api.Ranges{Services: p.cfg.Services, Pods: p.cfg.Pods},
 		Members:   func() any { return p.node.Members() },
-		Gauges:    p.node.Gauges,
+		Gauges:    p.gauges,
 		Ready:     map[string]func(context.Context) error{"basic-namespaces": basicsExist(reader)},
 		Public:    p.joins.Public(),
 		Extra:     extra,
 		Log:       p.log,
 	})
 	return err
+}
+
+func (p *Plane) gauges() map[string]float64 {
+	all := p.node.Gauges()
+	if p.cfg.Gauges != nil {
+		maps.Copy(all, p.cfg.Gauges())
+	}
+	return all
 }
 
 // Handler serves the API of this master.
