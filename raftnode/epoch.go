@@ -20,10 +20,10 @@ import (
 
 var keyEpoch = []byte("mgr/epoch")
 
-// nextEpoch is above old and, since it is drawn from the clock and by lot, above or at least other than what somebody makes of another
+// NextEpoch is above old and, since it is drawn from the clock and by lot, above or at least other than what somebody makes of another
 // survivor: of two quorums that were both recovered one must give way.
-func nextEpoch(old uint64, now time.Time) uint64 {
-	return max(old+1, uint64(now.UnixMilli())<<20|rand.Uint64N(1<<20))
+func NextEpoch(old uint64) uint64 {
+	return max(old+1, uint64(time.Now().UnixMilli())<<20|rand.Uint64N(1<<20))
 }
 
 // Epoch of the quorum that this peer belongs to.

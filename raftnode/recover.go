@@ -206,7 +206,7 @@ func (s *Storage) Recover(id, addr string) (epoch uint64, err error) {
 		err = errors.New("there is no log: this was never a master, or it has lost its data")
 	}
 	if err == nil {
-		epoch = nextEpoch(p.Epoch, time.Now())
+		epoch = NextEpoch(p.Epoch)
 		err = s.recover(raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(addr)}, &p, epoch)
 	}
 	if err != nil {

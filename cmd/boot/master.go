@@ -49,6 +49,7 @@ type MasterConfig struct {
 	PodToleration time.Duration
 	MaxLevel      fsm.Level     // feature level above which the cluster is not raised by this master; 0: the newest that it knows
 	RaiseAfter    time.Duration // how long all masters must have known a higher level before it is raised; 0: 30 s
+	Snapshots     SnapshotConfig
 	Log           *slog.Logger
 }
 
@@ -62,6 +63,7 @@ type Master struct {
 	pods      netip.Prefix
 	authority *pki.Authority
 	cert      *pki.Renewing
+	snapshots *snapshots // nil: none are scheduled
 }
 
 // RunMaster runs a master until ctx is done; then it hands leadership over and stops.
@@ -119,7 +121,10 @@ func (m *Master) prepare() error {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	return os.Chmod(c.Dir, 0o700)
+	if m.snapshots, err = newSnapshots(c.Snapshots, c.Log); err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(c.Dir, 0o700), m.checkSettings())
 }
 
 func (m *Master) pkiDir() string { return filepath.Join(m.cfg.Dir, "pki") }
@@ -171,7 +176,8 @@ func (m *Master) assemble() error {
 	}
 	m.Plane, err = Assemble(Parts{
 		ID: m.cfg.ID, Node: node, Authority: m.authority, Tunnels: tunnel.NewRegistry(m.log), Peers: m.peerTransport(),
-		Services: m.services, Pods: m.pods, NodeGrace: m.cfg.NodeGrace, PodToleration: m.cfg.PodToleration, Log: m.log,
+		Services: m.services, Pods: m.pods, NodeGrace: m.cfg.NodeGrace, PodToleration: m.cfg.PodToleration,
+		Gauges: m.snapshots.gauges, Log: m.log,
 	})
 	if err != nil {
 		return errors.Join(err, node.Close())
@@ -225,6 +231,10 @@ func (m *Master) run(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	g.Go(func() error { return m.stayMember(ctx) })
+	if m.snapshots != nil {
+		m.snapshots.save = m.Save
+		g.Go(func() error { m.snapshots.run(ctx, m.admin); return nil })
+	}
 	m.log.Info("master is up", "addr", m.addr)
 	return g.Wait()
 }

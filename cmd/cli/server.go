@@ -20,6 +20,12 @@ import (
 	"mgr/cmd/local"
 )
 
+// Networks of a cluster that does not choose its own.
+const (
+	defaultServiceCIDR = "10.43.0.0/16"
+	defaultPodCIDR     = "10.42.0.0/16"
+)
+
 func newServer(c *env) *cobra.Command {
 	cfg := boot.MasterConfig{}
 	common := daemonFlags{}
@@ -47,12 +53,17 @@ place: the same command line starts it again.`,
 	f.StringVar(&cfg.Advertise, "advertise", "", "address at which the other masters, nodes and users reach this one (default: that of the default route)")
 	f.IntVar(&cfg.Port, "port", 6443, "the one port: API, quorum and agents")
 	f.StringVar(&cfg.Dir, "data-dir", admin.ServerDir, "where its log, snapshots and certificates are")
-	f.StringVar(&cfg.ServiceCIDR, "service-cidr", "10.43.0.0/16", "addresses of services")
-	f.StringVar(&cfg.PodCIDR, "pod-cidr", "10.42.0.0/16", "addresses of pods; each node gets a /24")
+	f.StringVar(&cfg.ServiceCIDR, "service-cidr", defaultServiceCIDR, "addresses of services")
+	f.StringVar(&cfg.PodCIDR, "pod-cidr", defaultPodCIDR, "addresses of pods; each node gets a /24")
 	f.DurationVar(&cfg.NodeGrace, "node-grace", 4*time.Second, "silence after which a node counts as lost")
 	f.DurationVar(&cfg.PodToleration, "default-toleration", 5*time.Second, "how long pods stay on a lost node unless they say otherwise")
 	f.Uint64Var((*uint64)(&cfg.MaxLevel), "max-feature-level", 0, "keep the cluster at this feature level, so that older masters can take part (default: the newest)")
 	f.DurationVar(&cfg.RaiseAfter, "raise-feature-level-after", 30*time.Second, "how long after the last master was upgraded going back stays possible")
+	f.StringVar(&cfg.Snapshots.Schedule, "snapshot-schedule", "", "save a snapshot every so often: 6h, @daily, or five fields as of cron, in UTC")
+	f.StringVar(&cfg.Snapshots.Dir, "snapshot-dir", "/var/lib/mgr/snapshots", "where scheduled snapshots go; copy them to another machine")
+	f.IntVar(&cfg.Snapshots.Keep, "snapshot-keep", 5, "how many scheduled snapshots stay")
+	f.StringSliceVar(&cfg.Snapshots.Recipients, "snapshot-recipient", nil, "age public key (age1…) that scheduled snapshots are sealed for (repeatable)")
+	f.StringVar(&cfg.Snapshots.PassphraseFile, "snapshot-passphrase-file", "", "file with a passphrase that they are sealed with instead")
 	common.add(f)
 	return cmd
 }
