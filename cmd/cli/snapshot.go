@@ -202,6 +202,7 @@ func printHeader(w io.Writer, h *backup.Header, sealed bool) {
 	} {
 		fmt.Fprintf(w, "%s:\t%s\n", line[0], line[1])
 	}
+	fmt.Fprintln(w) // ends the columns of the table
 	for _, resource := range slices.Sorted(maps.Keys(h.Objects)) {
 		fmt.Fprintf(w, "  %s\t%d\n", resource, h.Objects[resource])
 	}
