@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"mgr/failpoint"
 )
 
 // Lifetimes of what is issued.
@@ -213,6 +215,7 @@ func (a *Authority) Save(dir string) error {
 		name string
 		data []byte
 	}{{caCertFile, s.CACert}, {saKeyFile, s.SigningKey}, {caKeyFile, s.CAKey}} {
+		failpoint.Hit("keys.save.next")
 		if err := WriteFile(filepath.Join(dir, f.name), f.data); err != nil {
 			return fmt.Errorf("saving the cluster CA: %w", err)
 		}

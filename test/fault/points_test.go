@@ -109,13 +109,48 @@ var points = []point{
 	{"join.ask.before", map[role]trigger{joiner: byJoin}, "the others are members"},
 	following("join.mark.before", byStart, "a leader has marked itself long before it can lead"),
 	following("join.mark.after", byStart, "as above"),
+	{"keys.save.next", map[role]trigger{joiner: byJoin}, "the keys are saved once; by a founder: TestKilledAtTheBirthOfACluster"},
 	{"join.bootstrap.before", map[role]trigger{leader: byOthers}, "the first master of a cluster, once: TestKilledAtTheBirthOfACluster"},
 	{"join.bootstrap.after", map[role]trigger{leader: byOthers}, "as above"},
+	{"state.tamper", map[role]trigger{follower: byOthers}, "not a place to die at: it makes a state differ (TestDivergedPeer…)"},
 	{"reinstall.marked", map[role]trigger{follower: byOthers}, "a peer whose data cannot be trusted: TestKilledWhileInstalledAnew"},
 	{"reinstall.aside.before", map[role]trigger{joiner: byOthers}, "as above"},
 	{"reinstall.aside.cleared", map[role]trigger{joiner: byOthers}, "as above"},
 	{"reinstall.aside.after", map[role]trigger{joiner: byOthers}, "as above"},
 }
+
+// diskPoints are those of raftnode/disk/points.go, whose names are put together there.
+func diskPoints() (all []point) {
+	add := func(prefix string, by map[role]trigger, why string, acts ...string) {
+		for _, act := range acts {
+			all = append(all, point{prefix + "." + act, by, why})
+		}
+	}
+	both := func(act string) []string { return []string{act + ".before", act + ".after"} }
+	anybody := map[role]trigger{leader: byLoad, follower: byLoad, joiner: byJoin}
+	for _, act := range []string{"create", "sync", "remove", "syncdir", "write"} {
+		add("disk.log", anybody, "", both(act)...)
+		add("disk.snapshot", anybody, "", both(act)...)
+	}
+	add("disk.log", anybody, "", "write.torn")
+	add("disk.snapshot", anybody, "", "write.torn")
+	add("disk.snapshot", anybody, "", both("rename")...)
+	add("disk.log", map[role]trigger{follower: byStart, joiner: byJoin},
+		"a log is cut where a crash left it unfinished, at the start, or where a new leader disagrees", both("truncate")...)
+	voting := map[role]trigger{leader: byElection, follower: byLoad, joiner: byJoin}
+	for _, act := range []string{"write", "sync"} {
+		add("disk.vote", voting, "", both(act)...)
+	}
+	add("disk.vote", voting, "", "write.torn")
+	beginner := map[role]trigger{joiner: byJoin}
+	for _, act := range []string{"create", "rename"} {
+		add("disk.vote", beginner, "the file is made once", both(act)...)
+	}
+	add("disk.other", map[role]trigger{follower: byStart, joiner: byJoin}, "the directory above changes at the start only", both("syncdir")...)
+	return all
+}
+
+func allPoints() []point { return append(slices.Clone(points), diskPoints()...) }
 
 // TestTableOfPoints finds the calls of failpoint.Hit and failpoint.Err in the source: each has a row in the table, each row a call.
 func TestTableOfPoints(t *testing.T) {
@@ -145,15 +180,17 @@ func TestTableOfPoints(t *testing.T) {
 			t.Errorf("the table has %s, the source has not", p.name)
 		}
 		delete(inSource, p.name)
-		if len(p.roles) < len(roles) && p.why == "" {
-			t.Errorf("%s: say why it is not reached in every role", p.name)
-		}
 	}
 	for name, path := range inSource {
 		t.Errorf("%s: the point %s is not in the table", path, name)
 	}
-	if len(points) < 40 {
-		t.Errorf("only %d points", len(points))
+	for _, p := range allPoints() {
+		if len(p.roles) < len(roles) && p.why == "" {
+			t.Errorf("%s: say why it is not reached in every role", p.name)
+		}
+	}
+	if n := len(allPoints()); n < 40 {
+		t.Errorf("only %d points", n)
 	}
 }
 

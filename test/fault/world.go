@@ -163,11 +163,15 @@ func (w *World) Log(t *testing.T, host string) string {
 	return string(b)
 }
 
-// keep copies what the cluster left on disk to the directory $MGR_KEEP when the test has failed, to be looked at.
+// keep copies what the masters left on disk to the directory $MGR_KEEP when the test has failed, to be looked at.
 func (w *World) keep(t *testing.T) {
-	if to := os.Getenv("MGR_KEEP"); to != "" && t.Failed() {
-		if err := os.CopyFS(filepath.Join(to, fmt.Sprintf("%s-%d", w.Name, time.Now().Unix())), os.DirFS(w.Dir)); err != nil {
-			t.Log("keep the cluster's files:", err)
+	to := os.Getenv("MGR_KEEP")
+	if to == "" || !t.Failed() {
+		return
+	}
+	for _, id := range w.IDs {
+		if err := os.CopyFS(filepath.Join(to, fmt.Sprintf("%s-%d", w.Name, time.Now().Unix()), id), os.DirFS(w.DataDir(id))); err != nil {
+			t.Log("keep the files of ", id, err)
 		}
 	}
 }
