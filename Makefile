@@ -36,11 +36,11 @@ install: build ## install the binary to /usr/local/bin (see deploy/ for the serv
 
 ##@ Develop
 .PHONY: test
-test: deps build bin/mgr-failpoints images bin/kubectl-1.20 ## everything: unit, integration with real containers, whole clusters, failover (root, ~15 min)
+test: deps build bin/mgr-failpoints images bin/kubectl-1.20 ## everything: unit, integration with real containers, whole clusters, failover, faults (root, ~20 min)
 	test/run
 
 .PHONY: test-long
-test-long: deps build bin/mgr-failpoints images ## what takes too long for every day: each fuzz target for a minute (FUZZTIME=1m)
+test-long: deps build bin/mgr-failpoints images ## what takes too long for every day: 300 kills, all failpoints, 10,000 seeds, every fuzz target (see test/long)
 	test/long
 
 .PHONY: unit

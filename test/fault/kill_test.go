@@ -37,9 +37,9 @@ func withPoints(t *testing.T, name string, more ...string) cluster.Options {
 // powerCut makes kill -9 a power cut: what was not synced is lost, but for a random third.
 const powerCut = "MGR_DISK=lossy"
 
-// part of the matrix that runs: MGR_MATRIX=all, or a quarter, another one each day; a part by its number (MGR_MATRIX=2); MGR_POINTS, a regular expression, chooses by name.
+// part of the matrix that runs: MGR_MATRIX=all, or an eighth, another one each day; a part by its number (MGR_MATRIX=2); MGR_POINTS, a regular expression, chooses by name.
 func part(i int) (runs bool, what string) {
-	const parts = 4
+	const parts = 8
 	asked := os.Getenv("MGR_MATRIX")
 	if asked == "all" {
 		return true, "all of it"
