@@ -17,6 +17,7 @@ import (
 
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	componentcli "k8s.io/component-base/cli"
 	kubectl "k8s.io/kubectl/pkg/cmd"
@@ -105,8 +106,9 @@ func ownKubeconfig() string {
 
 // newRoot is the whole command tree.
 func newRoot(args []string, streams genericiooptions.IOStreams) *cobra.Command {
+	then := &past{}
 	flags := genericclioptions.NewConfigFlags(true).WithDiscoveryBurst(300).WithDiscoveryQPS(50).
-		WithWarningPrinter(streams).WithWrapConfigFn(withFailover)
+		WithWarningPrinter(streams).WithWrapConfigFn(func(c *rest.Config) *rest.Config { return then.wrap(withFailover(c)) })
 	root := kubectl.NewDefaultKubectlCommandWithArgs(kubectl.KubectlOptions{
 		PluginHandler: kubectl.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
 		Arguments:     args,
@@ -114,6 +116,7 @@ func newRoot(args []string, streams genericiooptions.IOStreams) *cobra.Command {
 		IOStreams:     streams,
 	})
 	rename(root)
+	then.addTo(root)
 	root.Use = "mgr"
 	root.Short = "mgr is a Kubernetes that needs no etcd"
 	root.Long = rootLong
