@@ -84,7 +84,14 @@ func RunMaster(ctx context.Context, cfg MasterConfig) error {
 		return fmt.Errorf("open the port: %w", err)
 	}
 	defer listener.Close()
-	if err := m.assemble(); err != nil {
+	err = m.assemble()
+	if errors.Is(err, raftnode.ErrDamaged) { // which has been noted
+		m.log.Error("the quorum's log cannot be opened", "err", err)
+		if err = m.reinstall(ctx); err == nil {
+			err = m.assemble()
+		}
+	}
+	if err != nil {
 		return err
 	}
 	defer m.close()
