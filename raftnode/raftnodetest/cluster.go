@@ -45,6 +45,7 @@ type Options struct {
 	Latency func() time.Duration              // of each message; nil: none
 	Storage func(id string) *raftnode.Storage // nil: raftnode.MemoryStorage
 	Disk    func(id string) *disktest.Disk    // in place of Storage: the real files on a simulated disk, which Crash needs
+	Addr    func(id string) string            // of a peer; nil: the id and a port
 }
 
 // NewCluster starts n peers, joins them and waits until all vote. The test closes them at its end.
@@ -58,6 +59,9 @@ func NewClusterWith(t testing.TB, n int, o Options) *Cluster {
 	}
 	if o.Storage == nil {
 		o.Storage = func(string) *raftnode.Storage { return raftnode.MemoryStorage() }
+	}
+	if o.Addr == nil {
+		o.Addr = func(id string) string { return id + ":6443" }
 	}
 	c := &Cluster{t: t, options: o, network: newNetwork(o.Latency)}
 	t.Cleanup(c.close)
@@ -78,7 +82,7 @@ func NewClusterWith(t testing.TB, n int, o Options) *Cluster {
 func (c *Cluster) Add() *Peer {
 	c.t.Helper()
 	id := fmt.Sprintf("m%d", len(c.Peers)+1)
-	p := &Peer{ID: id, Addr: id + ":6443"}
+	p := &Peer{ID: id, Addr: c.options.Addr(id)}
 	c.Wipe(p)
 	c.Peers = append(c.Peers, p)
 	c.Start(p)
