@@ -80,15 +80,11 @@ func (c *client) call(ctx context.Context, addr, method, path string, query url.
 	defer cancel()
 	resp, err := c.send(ctx, addr, method, path, query, body)
 	if err != nil {
-		c.w.tell("DBG %s %s %s %s: %v", c.name, addr, method, path, err)
 		return 0, nil, err
 	}
 	defer resp.Body.Close()
 	out := &object{}
 	b, err := io.ReadAll(resp.Body)
-	if c.w.plan.verbose && resp.StatusCode >= 400 {
-		c.w.tell("DBG %s %s %s %s: %d %s", c.name, addr, method, path, resp.StatusCode, b)
-	}
 	if err == nil {
 		err = json.Unmarshal(b, out)
 	}
@@ -168,6 +164,7 @@ type writeRecord struct {
 	floor    uint64 // what had been told when it was sent
 	outcome  outcome
 	deletion bool
+	answer   string
 	call     int64
 	end      int64
 }
@@ -220,7 +217,10 @@ func (w *world) runWriter(number int) func(context.Context, *client) {
 			r := writeRecord{client: number, key: fsm.Key{Resource: "configmaps", Namespace: namespace, Name: name}, value: value, floor: w.floor.Load(), call: w.totals.clock.Add(1)}
 			code, o, err := w.writeRegister(ctx, c, &r, known)
 			r.end = w.totals.clock.Add(1)
-			r.outcome = outcomeOf(code, err)
+			r.outcome, r.answer = outcomeOf(code, err), fmt.Sprint(err)
+			if err == nil {
+				r.answer = fmt.Sprint(code, " ", o.Message)
+			}
 			if r.outcome == acknowledged && o.Kind == "ConfigMap" {
 				r.revision = o.Metadata.revision()
 				known[name] = o.Metadata.ResourceVersion
@@ -339,7 +339,7 @@ func (w *world) checkWrite(x writeRecord, values map[string]uint64) {
 	at, written := values[x.value]
 	switch {
 	case x.outcome == refused && written:
-		w.broke("the write of %q was refused, and is in the history at revision %d", x.value, at)
+		w.broke("the write of %q was refused (%s), and is in the history at revision %d", x.value, x.answer, at)
 	case x.outcome == acknowledged && x.revision != 0 && at != x.revision:
 		w.broke("lost write: %q was acknowledged at revision %d, and is in the history at %d", x.value, x.revision, at)
 	case x.outcome == acknowledged && x.revision != 0 && x.revision <= x.floor:

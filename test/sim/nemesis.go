@@ -3,8 +3,13 @@ package sim
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"mgr/raftnode/disk/disktest"
 )
 
 // fault is something that goes wrong. begin makes it so and says what it did; end, which may be nil, makes it good again. Faults are
@@ -29,6 +34,11 @@ var faults = []fault{
 	{"grow or shrink", 1, resize},
 	{"slow links", 2, slowLinks},
 	{"lost node", 2, loseNode},
+	{"pause", 3, pause},
+	{"hanging disk", 2, hang},
+	{"slow disk", 2, slowDisk},
+	{"failed sync", 2, failSync},
+	{"full disk", 1, fullDisk},
 }
 
 // suffer lets things go wrong, one or two at a time.
@@ -92,14 +102,25 @@ func (w *world) look() {
 	for _, m := range w.running() {
 		w.oracle.observe(m.Peer)
 		if err := m.Node.Err(); err != nil {
-			w.tell("%s has given up: %v", m.ID, err)
-			w.kill(m)
-			w.start(m)
+			w.replace(m, err)
 		}
 	}
 	for _, b := range w.oracle.take() {
 		w.broke("%s", b)
 	}
+}
+
+// replace starts a master anew that has given up, as a supervisor does; one whose data cannot be trusted is installed anew.
+func (w *world) replace(m *master, err error) {
+	w.tell("%s has given up: %v", m.ID, err)
+	w.kill(m, false)
+	if strings.Contains(err.Error(), "cannot be trusted") {
+		if !m.rotten {
+			w.broke("%s does not trust its data: %v", m.ID, err)
+		}
+		w.cluster.Wipe(m.Peer)
+	}
+	w.start(m)
 }
 
 // some is a master that runs, often the leader; nil if none does.
@@ -220,7 +241,11 @@ func crash(w *world) (string, func()) {
 		return "", nil
 	}
 	w.totals.crashes++
-	w.kill(m)
+	power := w.random.IntN(2) == 0
+	w.kill(m, power)
+	if power {
+		return "power cut of " + m.ID, func() { w.revive(m) }
+	}
 	return "kill " + m.ID, func() { w.revive(m) }
 }
 
@@ -238,10 +263,10 @@ func crashAll(w *world) (string, func()) {
 	}
 	for _, m := range all {
 		w.totals.crashes++
-		w.kill(m)
+		w.kill(m, true)
 	}
 	w.random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	return "kill all masters", func() {
+	return "power cut of all masters", func() {
 		for _, m := range all {
 			w.revive(m)
 			w.pass(w.between(0, 300*time.Millisecond))
@@ -285,7 +310,7 @@ func wipe(w *world) (string, func()) {
 		return "", nil // what is left must be a quorum that can take it in
 	}
 	w.totals.crashes++
-	w.kill(m)
+	w.kill(m, true)
 	w.cluster.Wipe(m.Peer)
 	return "wipe " + m.ID, func() {
 		w.revive(m)
@@ -343,4 +368,81 @@ func loseNode(w *world) (string, func()) {
 		}
 	}
 	return "cut off " + agentName(number), w.block(ways)
+}
+
+// pause stops a master as SIGSTOP does, as far as others and its disk can see, and lets it go on.
+func pause(w *world) (string, func()) {
+	m := w.some()
+	if m == nil {
+		return "", nil
+	}
+	w.cluster.Freeze(m.Peer)
+	m.Disk.Hang(true)
+	disk := m.Disk
+	return "pause " + m.ID, func() {
+		w.tell("%s goes on", m.ID)
+		disk.Hang(false)
+		w.cluster.Heal(m.Peer)
+	}
+}
+
+func hang(w *world) (string, func()) {
+	m := w.some()
+	if m == nil {
+		return "", nil
+	}
+	disk := m.Disk
+	disk.Hang(true)
+	return "the disk of " + m.ID + " hangs", func() {
+		w.tell("the disk of %s goes on", m.ID)
+		disk.Hang(false)
+	}
+}
+
+func slowDisk(w *world) (string, func()) {
+	m := w.some()
+	if m == nil {
+		return "", nil
+	}
+	disk, most := m.Disk, w.between(10*time.Millisecond, 300*time.Millisecond)
+	disk.SetLatency(func(op disktest.Op, _ string) time.Duration {
+		if op == disktest.OpSync {
+			return rand.N(most)
+		}
+		return 0
+	})
+	return fmt.Sprintf("syncs of %s take up to %v", m.ID, most.Round(time.Millisecond)), func() {
+		w.tell("the disk of %s is fast again", m.ID)
+		disk.SetLatency(nil)
+	}
+}
+
+// failSync makes the next sync of a master fail; it has to stop and to start anew.
+func failSync(w *world) (string, func()) {
+	m := w.some()
+	if m == nil {
+		return "", nil
+	}
+	disk := m.Disk
+	var done atomic.Bool
+	disk.SetFault(func(op disktest.Op, _ string) error {
+		if op == disktest.OpSync && done.CompareAndSwap(false, true) {
+			return syscall.EIO
+		}
+		return nil
+	})
+	return "a sync of " + m.ID + " fails", func() { disk.SetFault(nil) }
+}
+
+func fullDisk(w *world) (string, func()) {
+	m := w.some()
+	if m == nil {
+		return "", nil
+	}
+	disk := m.Disk
+	disk.SetCapacity(disk.Used() + int64(w.random.IntN(64<<10)))
+	return "the disk of " + m.ID + " is full", func() {
+		w.tell("the disk of %s has space again", m.ID)
+		disk.SetCapacity(1 << 40)
+	}
 }

@@ -29,7 +29,7 @@ func planOf(seed uint64) plan {
 	p.pace = time.Duration(30+random.IntN(120)) * time.Millisecond
 	p.jitter = []time.Duration{0, time.Millisecond, 20 * time.Millisecond}[random.IntN(3)]
 	if random.IntN(3) == 0 {
-		p.history = fsm.Options{HistoryEvents: 64} // watchers fall behind
+		p.history = fsm.Options{HistoryEvents: 128} // watchers fall behind
 	}
 	return p
 }

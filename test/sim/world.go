@@ -17,6 +17,7 @@ import (
 	"mgr/cmd/boot"
 	"mgr/fsm"
 	"mgr/raftnode"
+	"mgr/raftnode/disk/disktest"
 	"mgr/raftnode/raftnodetest"
 	"mgr/tunnel"
 )
@@ -65,6 +66,7 @@ type world struct {
 type master struct {
 	*raftnodetest.Peer
 	up     bool
+	rotten bool // its data were damaged on purpose
 	plane  *boot.Plane
 	server *http.Server
 	peers  *http.Transport
@@ -96,6 +98,7 @@ func newWorld(t *testing.T, p plan) *world {
 	w.log = slog.New(&journal{w: w})
 	w.cluster = raftnodetest.NewClusterWith(t, p.masters, raftnodetest.Options{
 		Timing: raftnode.Timing{Heartbeat: p.heartbeat}, Latency: w.latency, History: p.history, Log: w.log,
+		Disk: func(string) *disktest.Disk { return disktest.New(w.random.Uint64()) },
 		Addr: func(id string) string { return "10.0.0." + strings.TrimPrefix(id, "m") + ":6443" },
 	})
 	for _, peer := range w.cluster.Peers {
@@ -166,18 +169,30 @@ func (w *world) assemble(m *master) {
 	m.up = true
 }
 
-// start begins another life of a stopped master.
+// start begins another life of a stopped master. One that is told that its data are damaged is installed anew, as cmd/boot does.
 func (w *world) start(m *master) {
-	w.cluster.Start(m.Peer)
+	if err := w.cluster.TryStart(m.Peer); err != nil {
+		if !errors.Is(err, raftnode.ErrDamaged) || !m.rotten {
+			w.broke("%s does not start: %v", m.ID, err)
+		}
+		w.tell("%s is installed anew: %v", m.ID, err)
+		w.cluster.Wipe(m.Peer)
+		w.cluster.Start(m.Peer)
+	}
+	m.rotten = false
 	w.oracle.begin(m.Peer)
 	w.assemble(m)
 }
 
-// kill ends a master as kill -9 does, as far as others can see: nothing leaves it any more.
-func (w *world) kill(m *master) {
+// kill ends a master as kill -9 does, or as a power cut: nothing leaves it any more, and what it had not synced may be lost.
+func (w *world) kill(m *master, power bool) {
 	w.oracle.observe(m.Peer)
 	m.up = false
-	w.cluster.Crash(m.Peer)
+	if power {
+		w.cluster.Crash(m.Peer)
+	} else {
+		w.cluster.Kill(m.Peer)
+	}
 	w.dismantle(m)
 }
 
