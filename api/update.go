@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -73,7 +74,7 @@ func (st *store) settle(ctx context.Context, name string, try func(cur *fsm.Obje
 			continue // the refusal was applied here, so the state read next is newer
 		case errors.Is(err, errRace):
 			continue
-		case current:
+		case current, !judged(err):
 			return err
 		}
 		if rerr := q.ReadIndex(ctx); rerr != nil {
@@ -84,6 +85,17 @@ func (st *store) settle(ctx context.Context, name string, try func(cur *fsm.Obje
 			return err
 		}
 	}
+}
+
+// judged says whether an error can be a judgement of the state as it was, which newer state may revise. What went wrong on the way to
+// the log cannot, and above all not an unknown outcome: the newer state may be the write itself, and it would be made twice.
+func judged(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return true
+	}
+	code := status.Status().Code
+	return code < http.StatusInternalServerError && code != http.StatusTooManyRequests
 }
 
 // errRace: something that was absent exists now; try again with it.
