@@ -1,13 +1,16 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,11 +89,20 @@ func (l *listener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // identified tells the handler who is at the other end, as the one TLS port does: masters are known by their addresses, everybody
 // else is the administrator.
-func (w *world) identified(h http.Handler) http.Handler {
+func (w *world) identified(id string, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		r.TLS = w.trust.admin
 		if w.isMaster(r.RemoteAddr) {
 			r.TLS = w.trust.master
+		}
+		if w.plan.verbose && r.Method != http.MethodGet && strings.Contains(r.URL.Path, "configmaps") {
+			body, _ := io.ReadAll(r.Body)
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			w.tell("    %s: %s %s %s from %s", id, r.Method, r.URL.Path, body, r.RemoteAddr)
+			rec := &codeWriter{ResponseWriter: rw}
+			h.ServeHTTP(rec, r)
+			w.tell("    %s: %s %s %s from %s: %d", id, r.Method, r.URL.Path, body, r.RemoteAddr, rec.code)
+			return
 		}
 		h.ServeHTTP(rw, r)
 	})
@@ -125,4 +137,14 @@ func (p plain) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func masterURL(addr, path string, query url.Values) *url.URL {
 	return &url.URL{Scheme: "http", Host: addr, Path: path, RawQuery: query.Encode()}
+}
+
+type codeWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+func (c *codeWriter) WriteHeader(code int) {
+	c.code = code
+	c.ResponseWriter.WriteHeader(code)
 }

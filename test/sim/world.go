@@ -158,7 +158,7 @@ func (w *world) assemble(m *master) {
 		node.RunAsLeader(ctx, func(_ context.Context, term uint64) { w.noteLeader(id, term) })
 	})
 	l := newListener()
-	m.server = &http.Server{Handler: w.identified(m.plane.Handler()), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)}
+	m.server = &http.Server{Handler: w.identified(m.ID, m.plane.Handler()), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)}
 	server := m.server
 	m.done.Go(func() {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
