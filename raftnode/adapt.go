@@ -8,15 +8,24 @@ import (
 )
 
 // On a machine that is too busy, or whose disk is slow, heartbeats are late though nobody is dead, and an election costs more than
-// waiting. So a follower measures how late its own timer wakes and how long writes of the log take, and stands for election
-// only after a silence that is long against both. A dead process is noticed without it (succession.go). A leader keeps
-// Timing.Heartbeat, since the intervals of its heartbeats follow from that, and its lease, which is fixed; so does a candidate.
+// waiting. So a follower measures how late its own timer wakes and how long writes of the log take, and counts a leader as silent
+// only after a time that is long against both. A dead process is noticed without it (succession.go). raft itself, whose timers
+// are the fallback, waits for twice as long. A leader keeps Timing.Heartbeat, since the intervals of its heartbeats follow from
+// that, and its lease, which is fixed; so does a candidate.
 const (
 	adaptTick   = 50 * time.Millisecond
 	adaptWindow = 5 * time.Second // the worst of this and the last window counts
 	adaptFactor = 4               // patience in delays
-	adaptMost   = 5               // in Timing.Heartbeat
+	adaptMost   = 3               // in Timing.Heartbeat
 )
+
+// raftPatience is how many times longer raft's own timers wait.
+const raftPatience = 2
+
+// patience is the silence after which this peer takes its leader for lost.
+func (n *Node) patience() time.Duration {
+	return max(n.config.Timing.Heartbeat, time.Duration(n.patient.Load()))
+}
 
 // slowest remembers the longest duration of this window and the last one.
 type slowest struct{ now, last atomic.Int64 }
@@ -59,14 +68,17 @@ func (n *Node) adapt() {
 			n.guard.usual.turn()
 			windowEnd = now.Add(adaptWindow)
 		}
-		patience := n.config.Timing.Heartbeat
+		patience := n.config.Timing.patience(late.get(), n.guard.slowest.get())
+		n.patient.Store(int64(patience))
 		if leader, _, _ := n.Leader(); leader != "" && n.raft.State() == raft.Follower {
-			patience = n.config.Timing.patience(late.get(), n.guard.slowest.get())
+			n.setPatience(raftPatience * patience)
+		} else {
+			n.setPatience(n.config.Timing.Heartbeat)
 		}
-		n.setPatience(patience)
 	}
 }
 
+// setPatience sets raft's timers.
 func (n *Node) setPatience(d time.Duration) {
 	n.reloadMu.Lock()
 	defer n.reloadMu.Unlock()

@@ -208,7 +208,7 @@ func describe(answers []witness) string {
 
 // Gauges are this peer's figures for monitoring.
 func (n *Node) Gauges() map[string]float64 {
-	return map[string]float64{
+	all := map[string]float64{
 		"mgr_raft_leader":                    float64(flag(n.Term() != 0)),
 		"mgr_raft_term":                      float64(n.raft.CurrentTerm()),
 		"mgr_raft_last_index":                float64(n.raft.LastIndex()),
@@ -217,8 +217,10 @@ func (n *Node) Gauges() map[string]float64 {
 		"mgr_feature_level":                  float64(n.fsm.State().Level()),
 		"mgr_feature_level_known":            float64(n.fsm.Knows()),
 		"mgr_raft_disk_full":                 float64(flag(n.full.Load())),
-		"mgr_raft_election_patience_seconds": n.raft.ReloadableConfig().HeartbeatTimeout.Seconds(),
+		"mgr_raft_election_patience_seconds": n.patience().Seconds(),
 	}
+	n.chronicle.gauges(all)
+	return all
 }
 
 func flag(b bool) int {

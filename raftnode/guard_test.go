@@ -174,7 +174,7 @@ func TestPatience(t *testing.T) {
 		{2 * time.Millisecond, 20 * time.Millisecond, 400 * time.Millisecond},
 		{100 * time.Millisecond, 50 * time.Millisecond, 600 * time.Millisecond},
 		{0, 200 * time.Millisecond, 800 * time.Millisecond},
-		{time.Minute, time.Minute, 2 * time.Second},
+		{time.Minute, time.Minute, 1200 * time.Millisecond},
 	} {
 		if got := timing.patience(c.wakeUp, c.write); got != c.want {
 			t.Errorf("delays of %v and %v: patience %v, want %v", c.wakeUp, c.write, got, c.want)

@@ -9,7 +9,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// hclogger lets hashicorp/raft log through slog.
+// hclogger lets hashicorp/raft log through slog. What raft tells at the level of information is for debugging here: chronicle.go
+// tells the same in fewer words.
 type hclogger struct {
 	log  *slog.Logger
 	name string
@@ -18,7 +19,7 @@ type hclogger struct {
 
 func slogLevel(l hclog.Level) slog.Level {
 	switch l {
-	case hclog.Trace, hclog.Debug:
+	case hclog.Trace, hclog.Debug, hclog.Info:
 		return slog.LevelDebug
 	case hclog.Warn:
 		return slog.LevelWarn
@@ -35,12 +36,12 @@ func (h *hclogger) Log(level hclog.Level, msg string, args ...any) {
 }
 func (h *hclogger) Trace(msg string, args ...any) { h.log.Debug(msg, args...) }
 func (h *hclogger) Debug(msg string, args ...any) { h.log.Debug(msg, args...) }
-func (h *hclogger) Info(msg string, args ...any)  { h.log.Info(msg, args...) }
+func (h *hclogger) Info(msg string, args ...any)  { h.log.Debug(msg, args...) }
 func (h *hclogger) Warn(msg string, args ...any)  { h.log.Warn(msg, args...) }
 func (h *hclogger) Error(msg string, args ...any) { h.log.Error(msg, args...) }
 func (h *hclogger) IsTrace() bool                 { return false }
 func (h *hclogger) IsDebug() bool                 { return h.enabled(slog.LevelDebug) }
-func (h *hclogger) IsInfo() bool                  { return h.enabled(slog.LevelInfo) }
+func (h *hclogger) IsInfo() bool                  { return h.enabled(slog.LevelDebug) }
 func (h *hclogger) IsWarn() bool                  { return h.enabled(slog.LevelWarn) }
 func (h *hclogger) IsError() bool                 { return h.enabled(slog.LevelError) }
 func (h *hclogger) ImpliedArgs() []any            { return h.args }

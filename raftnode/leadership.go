@@ -1,9 +1,12 @@
 package raftnode
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -47,23 +50,46 @@ func (n *Node) followLeadership() {
 	}
 }
 
-// establish commits an entry of the new term and then begins its scope.
+// establish commits an entry of the new term and then begins its scope. A leader that cannot, and does not step down either, is given
+// up: its supervisor starts it anew, and another leads (hashicorp/raft#696 and #413 are ways to get there).
 func (n *Node) establish(current func() bool) {
+	for began := time.Now(); ; n.pause(n.ctx, n.config.Timing.Heartbeat/10) {
+		response, err := n.commitFirst()
+		switch {
+		case err == nil && response.err != nil:
+			return // the node has failed; that was logged
+		case err == nil:
+			n.lead(response.term, current)
+			return
+		case n.ctx.Err() != nil || n.raft.State() != raft.Leader || !current():
+			n.config.Log.Info("lost leadership before its first entry was committed", "error", err)
+			return
+		case time.Since(began) > stuckAfter*n.config.Timing.Election:
+			n.fail(fmt.Errorf("it was elected but cannot write: %w", err))
+			return
+		}
+	}
+}
+
+// stuckAfter is how many election timeouts a leader may refuse every write by itself.
+const stuckAfter = 4
+
+func (n *Node) commitFirst() (applied, error) {
 	future := n.raft.Apply(n.opening(), 0)
-	if err := future.Error(); err != nil {
-		n.config.Log.Info("lost leadership before its first entry was committed", "error", err)
-		return
+	if err := n.settle(future); err != nil {
+		return applied{}, err
 	}
 	failpoint.Hit("leadership.entry.committed")
-	response := future.Response().(applied)
-	if response.err != nil {
-		return // the node has failed; that was logged
-	}
+	return future.Response().(applied), nil
+}
+
+// lead begins the scope of a term, if no notification has come since.
+func (n *Node) lead(term uint64, current func() bool) {
 	n.scopeMu.Lock()
 	defer n.scopeMu.Unlock()
 	if current() {
-		n.config.Log.Info("this master leads", "term", response.term)
-		n.beginScope(response.term)
+		n.chronicle.led(term)
+		n.beginScope(term)
 		failpoint.Hit("leadership.begun")
 	}
 }
@@ -114,15 +140,18 @@ func (n *Node) TransferLeadership(ctx context.Context) error {
 	return n.transfer(ctx, raft.Server{})
 }
 
-// transfer is TransferLeadership to one peer, if it has an ID.
+// transfer is TransferLeadership to one peer, if it has an ID. It sends raft's message itself: raft's own transfer refuses all writes
+// by a flag that outlives its failure, by as long as the successor's host does not answer or for ever (hashicorp/raft#696).
 func (n *Node) transfer(ctx context.Context, to raft.Server) error {
 	if !n.leaving.CompareAndSwap(false, true) {
 		return fmt.Errorf("transfer leadership: a transfer is under way")
 	}
 	defer n.leaving.Store(false)
-	if n.Term() == 0 {
+	s := n.scope.Load()
+	if s.term == 0 {
 		return fmt.Errorf("transfer leadership: %w", fsm.ErrNotLeader)
 	}
+	began := time.Now()
 	n.pause(ctx, n.config.Timing.Heartbeat/40)
 	n.proposals.draining.Store(true)
 	defer n.proposals.draining.Store(false)
@@ -130,29 +159,54 @@ func (n *Node) transfer(ctx context.Context, to raft.Server) error {
 		return fmt.Errorf("transfer leadership: wait for writes under way: %w", err)
 	}
 	failpoint.Hit("transfer.drained")
-	s := n.scope.Load()
-	var future raft.Future
-	if to.ID == "" {
-		future = n.raft.LeadershipTransfer()
-	} else {
-		future = n.raft.LeadershipTransferToServer(to.ID, to.Address)
+	ctx, cancel := context.WithTimeout(ctx, 2*n.config.Timing.Election)
+	defer cancel()
+	to, err := n.successor(ctx, to)
+	if err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
 	}
-	result := make(chan error, 1)
-	n.wg.Go(func() { result <- future.Error() })
+	sent := make(chan error, 1)
+	n.wg.Go(func() { sent <- n.nominate(to.ID, to.Address) })
 	failpoint.Hit("transfer.begun")
-	select {
-	case err := <-result:
-		if err != nil {
-			return fmt.Errorf("transfer leadership: %w", err)
+	for {
+		select {
+		case <-s.ctx.Done():
+			failpoint.Hit("transfer.done")
+			n.config.Log.Info("leadership is handed over", "to", to.ID, "term", s.term, "took", time.Since(began).Round(time.Millisecond))
+			return nil
+		case err := <-sent:
+			if err != nil {
+				return fmt.Errorf("transfer leadership: tell %s: %w", to.ID, err)
+			}
+			sent = nil
+		case <-ctx.Done():
+			return fmt.Errorf("transfer leadership: %s does not take it: %w", to.ID, ctx.Err())
 		}
-	case <-ctx.Done():
-		return fmt.Errorf("transfer leadership: %w", ctx.Err())
 	}
-	failpoint.Hit("transfer.done")
-	select {
-	case <-s.ctx.Done():
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("transfer leadership: %w", ctx.Err())
+}
+
+// successor waits until a voter has the whole log: the one asked for, or that which comes first.
+func (n *Node) successor(ctx context.Context, to raft.Server) (raft.Server, error) {
+	for {
+		voters, _ := n.voters()
+		others := n.survivors(voters, "")
+		best := -1
+		for i, st := range others {
+			if st == nil || st.Diverged || st.Full && to.ID == "" || to.ID != "" && voters[i].ID != to.ID {
+				continue
+			}
+			if best < 0 || cmp.Or(cmp.Compare(st.LastIndex, others[best].LastIndex), flag(others[best].Cold)-flag(st.Cold)) > 0 {
+				best = i
+			}
+		}
+		if best >= 0 && others[best].LastIndex >= n.raft.LastIndex() {
+			return voters[best], nil
+		}
+		if ctx.Err() != nil && best < 0 {
+			return to, errors.New("no other voter answers")
+		} else if ctx.Err() != nil {
+			return to, fmt.Errorf("%s has not caught up: %w", voters[best].ID, ctx.Err())
+		}
+		n.pause(ctx, n.config.Timing.Heartbeat/100)
 	}
 }

@@ -169,7 +169,7 @@ func (n *Node) ProposeSystem(ctx context.Context, s fsm.System) (fsm.Result, err
 	n.wg.Go(func() {
 		defer n.proposals.landed()
 		future := n.raft.Apply(entry, 0)
-		if err := future.Error(); err != nil {
+		if err := n.settle(future); err != nil {
 			done <- outcome{err: proposeError(err)}
 		} else if response := future.Response().(applied); response.err != nil {
 			done <- outcome{err: fmt.Errorf("%w: %w", fsm.ErrUnknown, response.err)}

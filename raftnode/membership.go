@@ -55,6 +55,10 @@ type peerStatus struct {
 
 	Level fsm.Level `json:"level,omitempty"`
 	Knows fsm.Level `json:"knows,omitempty"` // 0: it is from before levels
+
+	Leader  string        `json:"leader,omitempty"`  // whom it follows
+	Silence time.Duration `json:"silence,omitempty"` // since it heard of that one
+	Refused string        `json:"refused,omitempty"` // the leader, if its host refused it just now; only when asked for
 }
 
 // cold is how long after its start a peer is a worse successor than others.
@@ -66,7 +70,13 @@ func (n *Node) status() peerStatus {
 		v, _ := strconv.ParseUint(stats[name], 10, 64) // raft prints them in decimal
 		return v
 	}
+	leader, _, self := n.Leader()
+	silence := time.Since(n.raft.LastContact())
+	if self {
+		silence = 0
+	}
 	return peerStatus{
+		Leader: leader, Silence: silence,
 		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: number("last_log_index"), LastTerm: number("last_log_term"),
 		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Cold: time.Since(n.opened) < cold, Full: n.full.Load(),
 		Fresh: n.fresh.Load(), Instance: n.instance, PID: os.Getpid(), Version: n.config.Version,
@@ -187,8 +197,13 @@ func (n *Node) statusOf(ctx context.Context, s raft.Server) (peerStatus, error) 
 	if string(s.ID) == n.config.ID {
 		return n.status(), nil
 	}
+	return n.askStatus(ctx, s, methodStatus)
+}
+
+// askStatus asks another peer by a method that answers with its status.
+func (n *Node) askStatus(ctx context.Context, s raft.Server, method byte) (peerStatus, error) {
 	var st peerStatus
-	b, err := n.rpc.call(ctx, string(s.ID), string(s.Address), []byte{methodStatus})
+	b, err := n.rpc.call(ctx, string(s.ID), string(s.Address), []byte{method})
 	if err != nil {
 		return st, err
 	}
@@ -331,7 +346,7 @@ func (n *Node) lostItsLog(ctx context.Context, s raft.Server) bool {
 // changed waits for a configuration change.
 func (n *Node) changed(f raft.IndexFuture) error {
 	failpoint.Hit("config.change.sent")
-	err := f.Error()
+	err := n.settle(f)
 	failpoint.Hit("config.change.committed")
 	if err != nil {
 		return proposeError(err)

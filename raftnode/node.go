@@ -87,6 +87,9 @@ type Node struct {
 	peers    map[raft.Server]*peer
 	contacts contacts
 
+	chronicle chronicle
+	patient   atomic.Int64 // this follower's patience; see adapt.go
+
 	reloadMu      sync.Mutex  // held by whoever changes raft's settings
 	full          atomic.Bool // the disk is almost full
 	resnap        atomic.Bool // a snapshot is to be taken soon, because the last one is damaged
@@ -105,6 +108,9 @@ type Node struct {
 	instance      uint64 // of this process: a copy of its data elsewhere has another
 	failure       atomic.Pointer[error]
 	failed        chan struct{}
+
+	down     chan struct{} // closed when raft has been shut down
+	downOnce sync.Once
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -135,7 +141,8 @@ func Open(c Config) (*Node, error) {
 	}
 	c.Timing.complete()
 	n := &Node{
-		config: c, fsm: c.FSM, opened: time.Now(), instance: rand.Uint64(), notify: make(chan bool, 16), failed: make(chan struct{}),
+		config: c, fsm: c.FSM, opened: time.Now(), instance: rand.Uint64(), notify: make(chan bool, 16),
+		failed: make(chan struct{}), down: make(chan struct{}),
 		peers:   map[raft.Server]*peer{},
 		commits: commits{signal: make(chan struct{}, 1), wanted: make(chan struct{}, 1)}, proposals: proposals{wake: make(chan struct{}, 1)},
 		contacts: contacts{at: map[string]time.Time{}},
@@ -143,6 +150,7 @@ func Open(c Config) (*Node, error) {
 	n.wrong.closed = make(chan struct{})
 	n.sickness.fail, n.sickness.reinstall = n.fail, n.reinstall
 	n.ctx, n.stop = context.WithCancel(context.Background())
+	n.chronicle.log, n.chronicle.self = c.Log, c.ID
 	n.beginScope(0)
 	n.anyReads, n.leaderReads = n.rounds(n.askReadIndex), n.rounds(n.confirmReadIndex)
 	if err := n.start(); err != nil {
@@ -185,6 +193,7 @@ func (n *Node) start() error {
 	if err := n.openRaft(log); err != nil {
 		return err
 	}
+	n.wg.Go(func() { n.chronicle.follow(n.ctx, n) })
 	n.wg.Go(n.followLeadership)
 	for range c.InFlight {
 		n.wg.Go(n.proposeLoop)
@@ -207,8 +216,8 @@ func (n *Node) raftConfig(log *hclogger) *raft.Config {
 	c, t := raft.DefaultConfig(), &n.config.Timing
 	c.LocalID = raft.ServerID(n.config.ID)
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
-	c.MaxAppendEntries = 64 // and no more than maxAppendBytes of them
-	c.BatchApplyCh = true
+	c.MaxAppendEntries = 64    // and no more than maxAppendBytes of them
+	c.BatchApplyCh = false     // what waits in a buffer when raft shuts down is never answered; proposeLoop batches
 	c.ShutdownOnRemove = false // the peer goes on to serve and can be joined again
 	c.SnapshotInterval = never // see housekeep
 	c.TrailingLogs = mostTrailing
@@ -264,9 +273,12 @@ func (n *Node) shutDownFailed() {
 	select {
 	case <-n.failed:
 		n.raft.Shutdown()
+		n.endFutures()
 	case <-n.ctx.Done():
 	}
 }
+
+func (n *Node) endFutures() { n.downOnce.Do(func() { close(n.down) }) }
 
 // apply gives committed entries to the state machine; after a failure nothing is applied any more.
 func (n *Node) apply(entries []fsm.Entry) ([][]fsm.Result, error) {
@@ -293,6 +305,7 @@ func (n *Node) Close() error {
 		if n.raft != nil {
 			err = n.raft.Shutdown().Error()
 		}
+		n.endFutures()
 		if n.transport != nil {
 			err = errors.Join(err, n.transport.Close())
 		}

@@ -108,9 +108,9 @@ func (n *Node) pushCommit() {
 
 // request makes an AppendEntries of this leader.
 func (n *Node) request(term uint64, prev raft.Log, entries []*raft.Log, commit uint64) *raft.AppendEntriesRequest {
-	me := n.transport.EncodePeer(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr))
+	header := n.header()
 	return &raft.AppendEntriesRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.config.ID), Addr: me},
-		Term:      term, Leader: me, PrevLogEntry: prev.Index, PrevLogTerm: prev.Term, Entries: entries, LeaderCommitIndex: commit,
+		RPCHeader: header,
+		Term:      term, Leader: header.Addr, PrevLogEntry: prev.Index, PrevLogTerm: prev.Term, Entries: entries, LeaderCommitIndex: commit,
 	}
 }

@@ -248,7 +248,7 @@ func (n *Node) proposeBatch(batch []*proposal) {
 	failpoint.Hit("proposal.send.before")
 	future := n.raft.Apply(entry, 0)
 	failpoint.Hit("proposal.send.after")
-	err := future.Error()
+	err := n.settle(future)
 	failpoint.Hit("proposal.committed")
 	n.forms.Delete(&entry[0])
 	if err != nil {
@@ -284,13 +284,14 @@ func proposeError(err error) error {
 }
 
 // watchTransfer is the watchdog for hashicorp/raft#696: a leader that answers every write with "transfer in progress" though
-// no transfer is under way never recovers. It is given up, so that its supervisor starts it anew and another leads.
+// no transfer is under way never recovers. It is given up, so that its supervisor starts it anew and another leads. Our own
+// transfers do not lead there (leadership.go); establish watches a leader that nobody writes to.
 func (n *Node) watchTransfer(err error) {
 	if !errors.Is(err, raft.ErrLeadershipTransferInProgress) || n.proposals.draining.Load() {
 		return
 	}
 	now := time.Now().UnixNano()
-	if !n.transferStuck.CompareAndSwap(0, now) && now-n.transferStuck.Load() > int64(4*n.config.Timing.Election) {
+	if !n.transferStuck.CompareAndSwap(0, now) && now-n.transferStuck.Load() > int64(stuckAfter*n.config.Timing.Election) {
 		n.fail(fmt.Errorf("leadership transfer does not end: %w", err))
 	}
 }

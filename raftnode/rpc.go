@@ -22,7 +22,8 @@ const (
 	methodReadIndex = 'i' // → index that the leader has confirmed
 	methodStatus    = 's' // → JSON of peerStatus
 	methodHash      = 'h' // index → state hash at that index
-	methodLinger    = 'l' // → nothing, after a while; ends early only with the process or the connection
+	methodLeader    = 'e' // → JSON of peerStatus, after a look at the leader's port
+	methodLinger    = 'l' // → nothing, after a while; at once "not the leader"; ends early also with the process
 )
 
 const (
@@ -182,8 +183,11 @@ func (n *Node) answer(ctx context.Context, request []byte) ([]byte, error) {
 		failpoint.Hit("read.index.answered")
 		return binary.BigEndian.AppendUint64(nil, index), err
 	case len(request) == 1 && request[0] == methodLinger:
-		<-ctx.Done()
-		return nil, nil
+		return nil, n.answerLinger(ctx)
+	case len(request) == 1 && request[0] == methodLeader:
+		st := n.status()
+		st.Refused = n.examineLeader(ctx)
+		return json.Marshal(st)
 	case len(request) == 1 && request[0] == methodStatus:
 		return json.Marshal(n.status())
 	case len(request) == 9 && request[0] == methodHash:

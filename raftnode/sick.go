@@ -134,16 +134,6 @@ func (n *Node) handOver() {
 	})
 }
 
-// nominate asks a voter to stand for election at once, as a leader does that hands over.
-func (n *Node) nominate(id raft.ServerID, addr raft.ServerAddress) error {
-	request := raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.config.ID),
-		Addr: n.transport.EncodePeer(raft.ServerID(n.config.ID), raft.ServerAddress(n.config.Addr)),
-	}}
-	var response raft.TimeoutNowResponse
-	return n.transport.TimeoutNow(id, addr, &request, &response)
-}
-
 // guardedVote is the raft.StableStore that raft sees.
 type guardedVote struct {
 	raft.StableStore
