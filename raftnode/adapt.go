@@ -82,6 +82,9 @@ func (n *Node) adapt() {
 func (n *Node) setPatience(d time.Duration) {
 	n.reloadMu.Lock()
 	defer n.reloadMu.Unlock()
+	if n.gate.votes() != nil {
+		d = never // it must not stand, and as the only voter of an old configuration it would win
+	}
 	rc := n.raft.ReloadableConfig()
 	if rc.HeartbeatTimeout == d {
 		return

@@ -40,7 +40,7 @@ func (n *Node) meet(theirs uint64) bool {
 	switch {
 	case theirs <= mine:
 		return theirs == mine
-	case !n.Fresh():
+	case !n.gate.empty():
 		n.reinstall(fmt.Errorf("the other masters were recovered or restored without it: they are of epoch %d, it is of %d", theirs, mine))
 		return false
 	}

@@ -48,7 +48,9 @@ type peerStatus struct {
 	Diverged     bool   `json:"diverged"` // as it found out itself
 	Cold         bool   `json:"cold"`     // it has just started
 	Full         bool   `json:"full"`
-	Fresh        bool   `json:"fresh,omitempty"`    // it has no vote since it started with no data
+	Fresh        uint64 `json:"fresh,omitempty"`    // it has had no vote since it started with no data: number of that life
+	Admitted     bool   `json:"admitted,omitempty"` // fresh, but it takes the log
+	Gated        bool   `json:"gated,omitempty"`    // it does not vote now
 	Instance     uint64 `json:"instance,omitempty"` // of its process
 	PID          int    `json:"pid"`
 	Version      string `json:"version"`
@@ -75,11 +77,12 @@ func (n *Node) status() peerStatus {
 	if self {
 		silence = 0
 	}
+	fresh, admitted := n.gate.life()
 	return peerStatus{
 		Leader: leader, Silence: silence,
 		ID: n.config.ID, Term: n.raft.CurrentTerm(), LastIndex: number("last_log_index"), LastTerm: number("last_log_term"),
 		AppliedIndex: n.fsm.State().Index(), Diverged: n.diverged.Load(), Cold: time.Since(n.opened) < cold, Full: n.full.Load(),
-		Fresh: n.fresh.Load(), Instance: n.instance, PID: os.Getpid(), Version: n.config.Version,
+		Fresh: fresh, Admitted: admitted != 0, Gated: n.gate.votes() != nil, Instance: n.instance, PID: os.Getpid(), Version: n.config.Version,
 		Level: n.fsm.State().Level(), Knows: n.fsm.Knows(),
 	}
 }
@@ -283,7 +286,7 @@ func (n *Node) Join(ctx context.Context, id, addr string) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		if s, ok := n.server(id); ok && s.Suffrage == raft.Voter && string(s.Address) == addr {
+		if s, ok := n.server(id); ok && s.Suffrage == raft.Voter && string(s.Address) == addr && n.knowsItVotes(ctx, s) {
 			return nil
 		} else if !ok {
 			return fmt.Errorf("join master %s: it was removed meanwhile", id)
@@ -301,6 +304,8 @@ func (n *Node) Join(ctx context.Context, id, addr string) error {
 // admit puts the peer into the configuration, if it may be there.
 func (n *Node) admit(ctx context.Context, id, addr string) error {
 	failpoint.Hit("member.admit.before")
+	n.admitting.Lock()
+	defer n.admitting.Unlock()
 	if n.Term() == 0 {
 		return fsm.ErrNotLeader
 	}
@@ -313,8 +318,6 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 			return err
 		}
 	}
-	n.admitting.Lock()
-	defer n.admitting.Unlock()
 	if err := n.knowsEnough(ctx, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(addr)}); err != nil {
 		return err
 	}
@@ -326,11 +329,9 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 		}
 		known = false
 	}
-	if known && old.Suffrage == raft.Voter && n.lostItsLog(ctx, raft.Server{ID: sid, Address: raft.ServerAddress(addr)}) {
-		// It may have voted and acknowledged entries that it has forgotten: it must not vote until it has them again.
-		if err := n.changed(n.raft.DemoteVoter(sid, 0, 0)); err != nil {
-			return err
-		}
+	if known && n.forgot(ctx, old) {
+		// It may have voted and acknowledged entries that it has forgotten: see gate.
+		return n.restart(old)
 	}
 	if now, ok := n.server(id); ok && string(now.Address) == addr {
 		return nil // it is where it should be
@@ -338,9 +339,22 @@ func (n *Node) admit(ctx context.Context, id, addr string) error {
 	return n.changed(n.raft.AddNonvoter(sid, raft.ServerAddress(addr), 0, 0))
 }
 
-func (n *Node) lostItsLog(ctx context.Context, s raft.Server) bool {
+// forgot says whether a member has started with nothing and must begin as a non-voter.
+func (n *Node) forgot(ctx context.Context, s raft.Server) bool {
 	st, err := n.ask(ctx, s)
-	return err == nil && st.LastIndex == 0
+	if err != nil {
+		return false
+	}
+	if st.Fresh == 0 { // it has not, or is of a version that does not say so
+		return s.Suffrage == raft.Voter && st.LastIndex == 0
+	}
+	return !st.Admitted
+}
+
+// knowsItVotes says whether a voter makes use of its vote.
+func (n *Node) knowsItVotes(ctx context.Context, s raft.Server) bool {
+	st, err := n.ask(ctx, s)
+	return err == nil && !st.Gated
 }
 
 // changed waits for a configuration change.
@@ -354,38 +368,8 @@ func (n *Node) changed(f raft.IndexFuture) error {
 	return nil
 }
 
-// promote runs while this peer leads: it gives the vote to non-voters that have caught up.
-func (n *Node) promote(ctx context.Context, _ uint64) {
-	tick := time.NewTicker(2 * pollEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		for _, s := range n.servers() {
-			if s.Suffrage != raft.Nonvoter || !n.caughtUp(ctx, s) {
-				continue
-			}
-			failpoint.Hit("member.promote.before")
-			if err := n.changed(n.raft.AddVoter(s.ID, s.Address, 0, 0)); err != nil {
-				n.config.Log.Warn("cannot promote a master", "id", s.ID, "error", err)
-				continue
-			}
-			failpoint.Hit("member.promote.after")
-			n.config.Log.Info("master is a voter now", "id", s.ID)
-		}
-	}
-}
-
 // lag is how many entries a peer may miss and still count as caught up.
 const lag = 64
-
-func (n *Node) caughtUp(ctx context.Context, s raft.Server) bool {
-	st, err := n.ask(ctx, s)
-	return err == nil && !st.Diverged && st.AppliedIndex > 0 && st.AppliedIndex+lag >= n.raft.CommitIndex()
-}
 
 // Remove takes a peer out of the cluster. It is called on the leader; a leader that is to remove itself hands over
 // leadership first and answers fsm.ErrNotLeader, so that the caller asks the new one.
@@ -405,6 +389,8 @@ func (n *Node) Remove(ctx context.Context, id string) error {
 		}
 		return fmt.Errorf("remove master %s: it has handed over leadership: %w", id, fsm.ErrNotLeader)
 	}
+	n.admitting.Lock()
+	defer n.admitting.Unlock()
 	if err := n.changed(n.raft.RemoveServer(s.ID, 0, 0)); err != nil {
 		return fmt.Errorf("remove master %s: %w", id, err)
 	}

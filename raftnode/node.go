@@ -30,6 +30,7 @@ type Config struct {
 	Version string // of the program, shown by Members
 
 	Timing     Timing
+	DeadAfter  time.Duration // silence after which the leader removes a master, if it is safe; default 10 min; negative: never
 	RaiseAfter time.Duration // how long all members must have known a higher feature level before it is raised; default 30 s
 	InFlight   int           // log entries that may be on their way at once; default 2: while one is stored by the followers, the leader stores the next
 	Storage    *Storage      // in place of Dir, for tests
@@ -72,6 +73,7 @@ type Node struct {
 	space     *reserve // nil in memory
 	streams   *streams
 	transport *early
+	gate      *gate
 	rpc       *rpcClient
 	notify    chan bool
 	commits   commits
@@ -82,6 +84,8 @@ type Node struct {
 	leaderReads *rounds // of all peers, while this one leads
 	scope       atomic.Pointer[scope]
 	scopeMu     sync.Mutex // held by whoever begins a scope
+
+	seenAt uint64 // comeOfAge's: end of the log when this peer first saw that it votes
 
 	peersMu  sync.Mutex
 	peers    map[raft.Server]*peer
@@ -97,9 +101,8 @@ type Node struct {
 	odd           string      // what was said last about who differs, see compareStates
 	wrong         quarantine  // the state of this peer is the wrong one
 	newborn       atomic.Bool // it has founded a cluster and not led yet
-	admitting     sync.Mutex  // held by whoever admits a peer or raises the feature level
+	admitting     waitLock    // held by whoever changes the members, until that is committed, or raises the feature level
 	leaving       atomic.Bool // leadership is about to be handed over
-	fresh         atomic.Bool // this peer started with no data and has no vote yet
 	epoch         atomic.Uint64
 	epochMu       sync.Mutex // held by whoever may change the epoch
 	heard         heardNote
@@ -139,6 +142,9 @@ func Open(c Config) (*Node, error) {
 	if c.FileBytes <= 0 {
 		c.FileBytes = int64(failpoint.Number("segment.bytes", segmentBytes))
 	}
+	if c.DeadAfter == 0 {
+		c.DeadAfter = deadAfter
+	}
 	c.Timing.complete()
 	n := &Node{
 		config: c, fsm: c.FSM, opened: time.Now(), instance: rand.Uint64(), notify: make(chan bool, 16),
@@ -149,6 +155,7 @@ func Open(c Config) (*Node, error) {
 	}
 	n.wrong.closed = make(chan struct{})
 	n.sickness.fail, n.sickness.reinstall = n.fail, n.reinstall
+	n.admitting = make(waitLock, 1)
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.chronicle.log, n.chronicle.self = c.Log, c.ID
 	n.beginScope(0)
@@ -177,19 +184,14 @@ func (n *Node) start() error {
 	n.streams.idOf, n.streams.serve = n.idOf, n.serveRPC
 	n.streams.epoch, n.streams.meet = n.Epoch, n.meet
 	n.rpc = &rpcClient{streams: n.streams, idle: map[string][]net.Conn{}, contacts: &n.contacts}
-	n.transport = newEarly(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Logger: log, Stream: n.streams, MaxPool: 1, Timeout: 4 * c.Timing.RPC,
-	}))
 	epoch, err := n.storage.number(keyEpoch)
 	if err = errors.Join(err, n.storage.checkRecovered()); err != nil {
 		return err
 	}
 	n.epoch.Store(epoch)
-	known, err := raft.HasExistingState(n.guard, n.votes, n.snapshots)
-	if err != nil {
-		return fmt.Errorf("look for data of an earlier life: %w", err)
+	if err := n.openTransport(log); err != nil {
+		return err
 	}
-	n.fresh.Store(!known)
 	if err := n.openRaft(log); err != nil {
 		return err
 	}
@@ -203,9 +205,27 @@ func (n *Node) start() error {
 	n.wg.Go(n.housekeep)
 	n.wg.Go(n.compareStates)
 	n.wg.Go(n.adapt)
-	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.promote) })
 	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.raiseLevel) })
+	n.wg.Go(n.comeOfAge)
+	n.wg.Go(func() { n.RunAsLeader(n.ctx, n.tend) })
 	n.wg.Go(n.shutDownFailed)
+	return nil
+}
+
+// openTransport makes the way between raft and the network, with the gate in it.
+func (n *Node) openTransport(log *hclogger) error {
+	known, err := raft.HasExistingState(n.guard, n.votes, n.snapshots)
+	if err != nil {
+		return fmt.Errorf("look for data of an earlier life: %w", err)
+	}
+	n.gate, err = newGate(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Logger: log, Stream: n.streams, MaxPool: 1, Timeout: 4 * n.config.Timing.RPC,
+	}), n.storage, known, n.Quarantined)
+	if err != nil {
+		return err
+	}
+	n.transport = newEarly(n.gate)
+	n.wg.Go(func() { n.gate.pass(n.ctx) })
 	return nil
 }
 
@@ -215,11 +235,11 @@ const never = 365 * 24 * time.Hour
 func (n *Node) raftConfig(log *hclogger) *raft.Config {
 	c, t := raft.DefaultConfig(), &n.config.Timing
 	c.LocalID = raft.ServerID(n.config.ID)
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
-	c.MaxAppendEntries = 64    // and no more than maxAppendBytes of them
-	c.BatchApplyCh = false     // what waits in a buffer when raft shuts down is never answered; proposeLoop batches
-	c.ShutdownOnRemove = false // the peer goes on to serve and can be joined again
-	c.SnapshotInterval = never // see housekeep
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = never, never, t.Lease // until the gate opens
+	c.MaxAppendEntries = 64                                                             // and no more than maxAppendBytes of them
+	c.BatchApplyCh = false                                                              // what waits in a buffer when raft shuts down is never answered; proposeLoop batches
+	c.ShutdownOnRemove = false                                                          // the peer goes on to serve and can be joined again
+	c.SnapshotInterval = never                                                          // see housekeep
 	c.TrailingLogs = mostTrailing
 	c.NotifyCh = n.notify
 	c.NoLegacyTelemetry = true
@@ -239,7 +259,9 @@ func (n *Node) Bootstrap() error {
 	if err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
-	n.fresh.Store(false)
+	if err := n.gate.grow(); err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
 	return nil
 }
 

@@ -83,4 +83,7 @@ func (n *Node) reinstall(reason error) {
 }
 
 // Fresh says whether this peer started with no data, or has not been given a vote since it did. It must join (again).
-func (n *Node) Fresh() bool { return n.fresh.Load() }
+func (n *Node) Fresh() bool {
+	fresh, _ := n.gate.life()
+	return fresh != 0
+}

@@ -16,12 +16,13 @@ import (
 )
 
 // Peer RPC: requests and answers alternate on a connection, each a 4-byte length (big endian) and that many bytes.
-// A request is a method byte and an argument of 0 or 8 bytes; an answer is a status byte and the result.
+// A request is a method byte and an argument of 0, 8 or 16 bytes; an answer is a status byte and the result.
 const (
 	methodTerm      = 't' // → current term
 	methodReadIndex = 'i' // → index that the leader has confirmed
 	methodStatus    = 's' // → JSON of peerStatus
 	methodHash      = 'h' // index → state hash at that index
+	methodAdmit     = 'a' // number of a life, index → nothing; the fresh peer takes the log from now on
 	methodLeader    = 'e' // → JSON of peerStatus, after a look at the leader's port
 	methodLinger    = 'l' // → nothing, after a while; at once "not the leader"; ends early also with the process
 )
@@ -68,7 +69,7 @@ func (c *rpcClient) put(addr string, conn net.Conn) {
 }
 
 // call sends one request. A connection that was idle may have died with the peer's last process; it is tried once
-// more on a new one, which is safe as no method changes anything.
+// more on a new one, which is safe as no method does harm when it comes twice.
 func (c *rpcClient) call(ctx context.Context, id, addr string, request []byte) ([]byte, error) {
 	for {
 		conn := c.take(addr)
@@ -176,12 +177,17 @@ func (n *Node) serveRPC(ctx context.Context, conn net.Conn) {
 func (n *Node) answer(ctx context.Context, request []byte) ([]byte, error) {
 	switch {
 	case len(request) == 1 && request[0] == methodTerm:
+		if err := n.gate.takes(); err != nil {
+			return nil, err // what it voted in an earlier life is not known
+		}
 		return binary.BigEndian.AppendUint64(nil, n.raft.CurrentTerm()), nil
 	case len(request) == 1 && request[0] == methodReadIndex:
 		index, err := n.leaderReads.wait(ctx)
 		n.commits.ask()
 		failpoint.Hit("read.index.answered")
 		return binary.BigEndian.AppendUint64(nil, index), err
+	case len(request) == 17 && request[0] == methodAdmit:
+		return nil, n.gate.admit(binary.BigEndian.Uint64(request[1:]), binary.BigEndian.Uint64(request[9:]))
 	case len(request) == 1 && request[0] == methodLinger:
 		return nil, n.answerLinger(ctx)
 	case len(request) == 1 && request[0] == methodLeader:

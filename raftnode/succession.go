@@ -256,8 +256,11 @@ func (n *Node) freshen(dead string) {
 	}
 }
 
-// isVoter says whether this peer is a voter.
+// isVoter says whether this peer is a voter, and may make use of its vote.
 func (n *Node) isVoter() bool {
+	if n.gate.votes() != nil {
+		return false
+	}
 	voters, _ := n.voters()
 	return slices.ContainsFunc(voters, func(s raft.Server) bool { return string(s.ID) == n.config.ID })
 }
@@ -268,7 +271,7 @@ func (n *Node) turn(voters []raft.Server, others []*peerStatus) (turn int) {
 	me := slices.IndexFunc(voters, func(s raft.Server) bool { return string(s.ID) == n.config.ID })
 	mine := n.status()
 	for i, st := range others {
-		if st != nil && cmp.Or(
+		if st != nil && !st.Gated && cmp.Or(
 			cmp.Compare(st.LastTerm, mine.LastTerm), cmp.Compare(st.LastIndex, mine.LastIndex),
 			flag(mine.Cold)-flag(st.Cold), me-i) > 0 {
 			turn++
