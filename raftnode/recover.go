@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mgr/failpoint"
 	"mgr/fsm"
 	"mgr/raftnode/disk"
 )
@@ -39,7 +40,7 @@ func (p *Position) Lost() uint64 { return p.Heard - min(p.Heard, p.LastIndex) }
 
 // OpenStorage opens the data directory of a stopped peer: an error if a master runs on it.
 func OpenStorage(dir string, log *slog.Logger) (*Storage, error) {
-	return openStorage(disk.OS{}, dir, segmentBytes, &hclogger{log: log})
+	return openStorage(disk.Real(), dir, segmentBytes, &hclogger{log: log})
 }
 
 // Close ends the use of a storage that no node uses.
@@ -221,18 +222,22 @@ func (s *Storage) recover(only raft.Server, p *Position, epoch uint64) error {
 	if err := s.keep(keyRecovering, 1); err != nil {
 		return err
 	}
+	failpoint.Hit("recover.begun")
 	if err := s.stable.SetUint64([]byte(keyTerm), term); err != nil {
 		return err
 	}
+	failpoint.Hit("recover.term.stored")
 	if err := s.log.StoreLog(&raft.Log{
 		Index: p.LastIndex + 1, Term: term, Type: raft.LogConfiguration, AppendedAt: time.Now(),
 		Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{only}}),
 	}); err != nil {
 		return err
 	}
+	failpoint.Hit("recover.configured")
 	if err := s.keep(keyEpoch, epoch); err != nil {
 		return err
 	}
+	failpoint.Hit("recover.epoch.kept")
 	return s.keep(keyRecovering, 0)
 }
 

@@ -20,6 +20,7 @@ import (
 	"mgr/api/join"
 	"mgr/backup"
 	"mgr/cmd/admin"
+	"mgr/failpoint"
 	"mgr/fsm"
 )
 
@@ -175,9 +176,11 @@ func (b *backups) propose(w http.ResponseWriter, r *http.Request, kind fsm.Kind,
 		join.Answer(w, nil, conflict(fmt.Sprintf("the cluster is at feature level %d and a restore needs %d: first upgrade every master", level, fsm.LevelSystem)))
 		return
 	}
+	failpoint.Hit("restore.propose.before")
 	result, err := node.ProposeSystem(r.Context(), fsm.System{
 		Kind: kind, Level: fsm.LevelSystem, Actor: u.GetName(), Cause: "mgr snapshot restore", Data: data,
 	})
+	failpoint.Hit("restore.propose.after")
 	switch {
 	case errors.Is(err, fsm.ErrUnknown):
 		join.Answer(w, nil, apierrors.NewInternalError(err))

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"mgr/backup"
+	"mgr/failpoint"
 	"mgr/pki"
 	"mgr/raftnode"
 )
@@ -45,18 +46,22 @@ func RestoreMaster(cfg MasterConfig, c *backup.Content) error {
 	if err == nil {
 		err = authority.Save(m.pkiDir())
 	}
+	failpoint.Hit("restore.keys.saved")
 	if err == nil {
 		err = m.seed(c)
 	}
+	failpoint.Hit("restore.seeded")
 	if err == nil {
 		err = m.keepSettings()
 	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(m.cfg.Dir, joinedFile), nil, 0o600)
 	}
+	failpoint.Hit("restore.rename.before")
 	if err == nil {
 		err = os.Rename(m.cfg.Dir, dir)
 	}
+	failpoint.Hit("restore.rename.after")
 	if err != nil {
 		return fmt.Errorf("restore into %s: %w", dir, err)
 	}
