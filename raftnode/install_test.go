@@ -1,13 +1,17 @@
 package raftnode
 
 import (
+	"context"
+	"errors"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"mgr/fsm"
 	"mgr/raftnode/disk/disktest"
 )
 
@@ -94,5 +98,32 @@ func TestSnapshotOlderThanTheLog(t *testing.T) {
 	defer stop()
 	if last := r.LastIndex(); last != 40 {
 		t.Errorf("started anew, the log ends at %d", last)
+	}
+}
+
+// TestKilledWhileFounding stores the term of a new cluster and dies before its configuration: the next start founds it.
+func TestKilledWhileFounding(t *testing.T) {
+	d := disktest.New(2)
+	s, err := openTestStorage(t, d.Mount())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.stable.SetUint64([]byte(keyTerm), 1); err != nil {
+		t.Fatal(err)
+	}
+	d.Crash()
+	n, err := Open(Config{
+		ID: "m1", Addr: "m1:1", Dir: "/raft", FS: d.Mount(), FileBytes: testFileBytes, FSM: fsm.New(fsm.Options{}), Log: newTestLog(t),
+		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("there is nobody") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.Bootstrap(); err != nil {
+		t.Error(err)
+	}
+	if err := n.Bootstrap(); err == nil {
+		t.Error("a cluster was founded twice")
 	}
 }

@@ -249,6 +249,9 @@ func (n *Node) raftConfig(log *hclogger) *raft.Config {
 
 // Bootstrap makes this peer the first voter of a new cluster. It is an error if it has state already.
 func (n *Node) Bootstrap() error {
+	if err := n.storage.forgetHalfBirth(); err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
 	n.newborn.Store(true)
 	err := n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
 		Suffrage: raft.Voter, ID: raft.ServerID(n.config.ID), Address: raft.ServerAddress(n.config.Addr),

@@ -52,6 +52,28 @@ func openStorage(fsys disk.FS, dir string, fileBytes int64, log *hclogger) (*Sto
 	}, nil
 }
 
+// forgetHalfBirth undoes what is left when a peer was killed while it founded its cluster: raft stores term 1 first and the
+// configuration next, and takes a term alone for a cluster that it must not found again. Nothing can depend on that term: there is no entry, no
+// snapshot, and no vote was given in it.
+func (s *Storage) forgetHalfBirth() error {
+	term, err := s.stable.GetUint64([]byte(keyTerm))
+	if missing(err) != nil || term != 1 {
+		return missing(err)
+	}
+	voted, err := s.stable.GetUint64([]byte(keyVoteTerm))
+	if missing(err) != nil || voted != 0 {
+		return missing(err)
+	}
+	last, err := s.log.LastIndex()
+	if err != nil || last != 0 {
+		return err
+	}
+	if list, err := s.snapshots.List(); err != nil || len(list) > 0 {
+		return err
+	}
+	return s.stable.SetUint64([]byte(keyTerm), 0)
+}
+
 // files are those of a data directory, and the raft.LogStore.
 //
 // What is damaged must not be mistaken for what a crash left unfinished. Within the log records show it that came later (walrecord.go); the

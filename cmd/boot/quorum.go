@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"k8s.io/client-go/tools/clientcmd"
-
 	"mgr/cmd/admin"
 	"mgr/failpoint"
 	"mgr/pki"
@@ -97,7 +95,7 @@ func (m *Master) writeKubeconfig() error {
 	if err != nil {
 		return err
 	}
-	return clientcmd.WriteToFile(*config, path)
+	return admin.WriteKubeconfig(config, path) // whole or not at all: others wait for it
 }
 
 // defaultAddress is the address of the interface that the default route leaves by.

@@ -185,6 +185,12 @@ func (w *killer) trigger(t *testing.T, name, lead string, victims []string, r ro
 		w.Do(t, victims[0], "stop")
 		arm()
 		w.Do(t, victims[0], "start")
+	case by == byTorn:
+		w.arm(t, victims[0], "disk.log.write.torn=kill")
+		w.fired(t, "disk.log.write.torn", victims)
+		w.Do(t, victims[0], "stop")
+		arm()
+		w.Do(t, victims[0], "start")
 	case by == byElection:
 		arm()
 		w.Kill(t, lead)

@@ -32,6 +32,7 @@ const (
 	byElection trigger = "election" // the leader is killed; whoever follows it reaches the point
 	byHandover trigger = "handover" // the master is stopped as an administrator does
 	byJoin     trigger = "join"     // another master, or for a joiner this one, has lost its data and joins again
+	byTorn     trigger = "torn"     // the master was killed in the middle of a write of its log, and starts anew
 	byPod      trigger = "pod"      // a pod waits for a node
 	byOthers   trigger = "others"   // another test goes through it, see there
 )
@@ -145,8 +146,8 @@ func diskPoints() (all []point) {
 	add("disk.log", anybody, "", "write.torn")
 	add("disk.snapshot", anybody, "", "write.torn")
 	add("disk.snapshot", anybody, "", both("rename")...)
-	add("disk.log", map[role]trigger{follower: byStart, joiner: byJoin},
-		"a log is cut where a crash left it unfinished, at the start, or where a new leader disagrees", both("truncate")...)
+	add("disk.log", map[role]trigger{follower: byTorn},
+		"a log is cut where a crash left it unfinished, at the start, so by no leader; a joiner has none", both("truncate")...)
 	voting := map[role]trigger{leader: byElection, follower: byLoad, joiner: byJoin}
 	for _, act := range []string{"write", "sync"} {
 		add("disk.vote", voting, "", both(act)...)
