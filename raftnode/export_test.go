@@ -1,6 +1,8 @@
 package raftnode
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"testing"
@@ -93,3 +95,22 @@ func newTestLog(t testing.TB) *slog.Logger {
 
 // Interrupt leaves a storage as a recovery does that was killed.
 func (s *Storage) Interrupt() error { return s.keep(keyRecovering, 1) }
+
+// TransferTo is Node.transfer.
+func (n *Node) TransferTo(ctx context.Context, id string) error {
+	s, ok := n.server(id)
+	if !ok {
+		return errors.New("no such peer")
+	}
+	return n.transfer(ctx, s)
+}
+
+// RaftTransfer is hashicorp/raft's own transfer, which the product does not use.
+func (n *Node) RaftTransfer(id, addr string) error {
+	return n.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(addr)).Error()
+}
+
+// Nominate is Node.nominate.
+func (n *Node) Nominate(id, addr string) error {
+	return n.nominate(raft.ServerID(id), raft.ServerAddress(addr))
+}

@@ -192,3 +192,22 @@ func TestPatience(t *testing.T) {
 		t.Errorf("a window before the last one counts: %d", s.get())
 	}
 }
+
+// TestRaftSettings: what raft does by itself when it is not told otherwise, or silently does not do.
+func TestRaftSettings(t *testing.T) {
+	n := &Node{config: Config{ID: "m1"}, notify: make(chan bool)}
+	n.config.Timing.complete()
+	c := n.raftConfig(&hclogger{log: newTestLog(t)})
+	if err := raft.ValidateConfig(c); err != nil {
+		t.Fatal(err)
+	}
+	if c.PreVoteDisabled {
+		t.Error("a peer that comes back from a partition would depose the leader")
+	}
+	if _, ok := raft.Transport(newEarly(nil)).(raft.WithPreVote); !ok {
+		t.Error("raft does without pre-vote when the transport does not know it")
+	}
+	if c.NotifyCh == nil || c.ShutdownOnRemove {
+		t.Errorf("NotifyCh %v, ShutdownOnRemove %v", c.NotifyCh, c.ShutdownOnRemove)
+	}
+}
