@@ -42,9 +42,14 @@ func ClusterHeader(ctx context.Context, client kubernetes.Interface) (backup.Hea
 	return h, get(ctx, client, SnapshotPath+"/header", &h)
 }
 
-// SaveSnapshot writes a snapshot of the cluster, unsealed, and checks it on its way.
-func SaveSnapshot(ctx context.Context, client kubernetes.Interface, w io.Writer) (backup.Header, error) {
-	body, err := client.Discovery().RESTClient().Get().AbsPath(SnapshotPath).Stream(ctx)
+// SaveSnapshot writes a snapshot of the cluster, unsealed, and checks it on its way. A stale one is of the state that the master
+// has which is asked, also when it has no quorum.
+func SaveSnapshot(ctx context.Context, client kubernetes.Interface, w io.Writer, stale bool) (backup.Header, error) {
+	request := client.Discovery().RESTClient().Get().AbsPath(SnapshotPath)
+	if stale {
+		request = request.Param("stale", "true")
+	}
+	body, err := request.Stream(ctx)
 	if err != nil {
 		return backup.Header{}, err
 	}

@@ -96,6 +96,10 @@ func (p *Plane) Save(ctx context.Context, w io.Writer) (backup.Header, error) {
 	if err != nil {
 		return backup.Header{}, err
 	}
+	return p.write(w, state)
+}
+
+func (p *Plane) write(w io.Writer, state *fsm.State) (backup.Header, error) {
 	keys, err := p.cfg.Authority.Secrets()
 	if err != nil {
 		return backup.Header{}, err
@@ -118,16 +122,21 @@ func (b *backups) header(w http.ResponseWriter, r *http.Request) {
 	join.Answer(w, b.plane.Header(state), nil)
 }
 
+// save sends a snapshot of the latest state, or, with ?stale=true, of this master's, which it has also without a quorum.
 func (b *backups) save(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), saveWait)
 	defer cancel()
-	if err := b.plane.node.ReadIndex(ctx); err != nil {
+	state, err := b.plane.node.FSM().State(), error(nil)
+	if r.URL.Query().Get("stale") != "true" {
+		state, err = b.plane.latest(ctx)
+	}
+	if err != nil {
 		join.Answer(w, nil, apierrors.NewServiceUnavailable(err.Error()))
 		return
 	}
 	u, _ := request.UserFrom(r.Context())
 	w.Header().Set("Content-Type", "application/octet-stream")
-	h, err := b.plane.Save(r.Context(), w)
+	h, err := b.plane.write(w, state)
 	if err != nil {
 		b.plane.log.Warn("a snapshot was not sent to its end", "user", u.GetName(), "err", err)
 		panic(http.ErrAbortHandler) // so that the client sees a broken answer, not a short one

@@ -69,8 +69,8 @@ func (c *env) recover(r *boot.Recovery, yes, force bool) error {
 		return err
 	}
 	if up := r.Answering(); len(up) > 0 && !force {
-		return fmt.Errorf("%s answers: start this master too and see whether there is a quorum again (mgr members); if that master cannot help, "+
-			"stop it, and recover the one of you that is ahead (--force goes on without it)", strings.Join(up, ", "))
+		return fmt.Errorf("another master answers (%s): start this one too and see whether there is a quorum again (mgr members); "+
+			"if there is none, stop all and recover the one that is ahead; --force shuts out those that answer", strings.Join(up, ", "))
 	}
 	if err := c.confirm(yes, "recover"); err != nil {
 		return err
@@ -79,7 +79,8 @@ func (c *env) recover(r *boot.Recovery, yes, force bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.Out, `%s is the only master now (epoch %d). Start it as before; then join the others as new ones.
+	fmt.Fprintf(c.Out, `%s is the only master now (epoch %d). Start it as before. Masters of before that come back put their data aside and join again;
+those that are gone for good are replaced by new ones (mgr token create --role server).
 `, r.ID, epoch)
 	return nil
 }

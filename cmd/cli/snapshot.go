@@ -75,6 +75,7 @@ func (o *opener) read(c *env, path string, f func(io.Reader) error) (sealed bool
 func newSnapshotSave(c *env) *cobra.Command {
 	var recipients []string
 	var passphrase string
+	var stale bool
 	cmd := &cobra.Command{
 		Use:   "save FILE",
 		Short: "Save a snapshot of the running cluster",
@@ -97,22 +98,23 @@ machine. Make an identity with 'age-keygen -o key.txt', and keep it elsewhere th
 			if err != nil {
 				return err
 			}
-			return c.saveSnapshot(cmd.Context(), client, args[0], seal)
+			return c.saveSnapshot(cmd.Context(), client, args[0], seal, stale)
 		},
 	}
 	f := cmd.Flags()
 	f.StringSliceVarP(&recipients, "recipient", "r", nil, "age public key (age1…) that the file is sealed for (repeatable)")
 	f.StringVar(&passphrase, "passphrase-file", "", "file with a passphrase to seal the file with")
+	f.BoolVar(&stale, "stale", false, "take what the master has that answers, also without a quorum")
 	return cmd
 }
 
-func (c *env) saveSnapshot(ctx context.Context, client kubernetes.Interface, path string, seal []age.Recipient) error {
+func (c *env) saveSnapshot(ctx context.Context, client kubernetes.Interface, path string, seal []age.Recipient, stale bool) error {
 	began, count := time.Now(), &counter{}
 	var h backup.Header
 	err := local.NewProgress(c.ErrOut).Step("save a snapshot", func(detail func(string)) error {
 		fill := func(w io.Writer) (err error) {
 			count.w, count.tell = w, detail
-			h, err = admin.SaveSnapshot(ctx, client, count)
+			h, err = admin.SaveSnapshot(ctx, client, count, stale)
 			return err
 		}
 		if path == "-" {

@@ -139,6 +139,9 @@ func (w *World) Converged(t *testing.T) (index uint64, hash string) {
 	w.Whole(t)
 	cluster.Eventually(t, time.Minute, "one state on all masters", func(ctx context.Context) error {
 		members, err := w.Members(ctx)
+		if err == nil && len(members) != len(w.IDs) {
+			err = fmt.Errorf("a master that has just begun anew knows %d", len(members))
+		}
 		if err != nil {
 			return err
 		}
