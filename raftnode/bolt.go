@@ -3,10 +3,13 @@ package raftnode
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -17,25 +20,87 @@ import (
 )
 
 // Earlier versions kept term and vote in raft.db, a bbolt file, and the first ones the log as well. What it has is taken over, also from
-// an earlier version that ran in between, and it is removed.
+// an earlier version that ran in between. As long as the cluster's feature level lets the version before take part, term and vote are
+// stored there too, since a master that goes back must not have forgotten its vote. Afterwards, and where there was none, a note is in
+// its place that bbolt refuses to open, and so that version refuses to start.
 const (
 	boltFile     = "raft.db"
 	boltPatience = 2 * time.Second
 	moveBatch    = 64
+
+	boltNote = "This data directory is in use by a newer version of mgr: start that one.\n" // shorter than any file of bbolt's
 )
 
-// takeOverBolt moves the log of dir's raft.db to the files, and returns its term and vote; nil if there is no such file.
-func takeOverBolt(fsys disk.FS, dir string, to raft.LogStore) (values map[string][]byte, err error) {
-	names, err := fsys.List(dir)
-	if _, real := fsys.(disk.OS); err != nil || !real || !slices.Contains(names, boltFile) {
+// previous is raft.db as long as it is kept.
+type previous struct {
+	fs  disk.FS
+	dir string
+
+	mu   sync.Mutex
+	bolt *raftboltdb.BoltStore // nil: it is not kept
+}
+
+// set stores what raft stores.
+func (p *previous) set(key, value []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bolt == nil || !slices.Contains([]string{keyTerm, keyVoteTerm, keyVoteCand}, string(key)) {
+		return nil
+	}
+	if err := p.bolt.Set(key, value); err != nil {
+		return fmt.Errorf("store term and vote in %s: %w", boltFile, err)
+	}
+	return nil
+}
+
+// keepOut puts the note in the place of raft.db.
+func (p *previous) keepOut() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bolt == nil {
+		return nil
+	}
+	err := errors.Join(p.bolt.Close(), disk.WriteFile(p.fs, filepath.Join(p.dir, boltFile), []byte(boltNote)))
+	p.bolt = nil
+	return err
+}
+
+func (p *previous) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bolt == nil {
+		return nil
+	}
+	return p.bolt.Close()
+}
+
+// kept says whether dir has a raft.db, and leaves a note where it has none.
+func (p *previous) kept() (bool, error) {
+	if !disk.IsReal(p.fs) {
+		return false, nil // bbolt knows only real files
+	}
+	path := filepath.Join(p.dir, boltFile)
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, disk.WriteFile(p.fs, path, []byte(boltNote))
+	case err != nil:
+		return false, fmt.Errorf("look for %s: %w", boltFile, err)
+	}
+	return info.Size() != int64(len(boltNote)), nil
+}
+
+// takeOver moves the log of raft.db to the files, and returns its term and vote; nil if there is no such file.
+func (p *previous) takeOver(to raft.LogStore) (values map[string][]byte, err error) {
+	if kept, err := p.kept(); err != nil || !kept {
 		return nil, err
 	}
-	path := filepath.Join(dir, boltFile)
+	path := filepath.Join(p.dir, boltFile)
 	// bbolt trusts the pages that it maps: where they are damaged it panics, or reads where nothing is.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %s: %v", ErrDamaged, path, p)
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("%w: %s: %v", ErrDamaged, path, fault)
 		}
 	}()
 	bolt, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
@@ -61,7 +126,8 @@ func takeOverBolt(fsys disk.FS, dir string, to raft.LogStore) (values map[string
 			return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), bolt.Close())
 		}
 	}
-	return values, bolt.Close()
+	p.bolt = bolt
+	return values, nil
 }
 
 // moveLog takes over the entries of a data directory whose log was still in raft.db. A crash on the way begins it anew.

@@ -41,6 +41,7 @@ func (n *Node) housekeep() {
 			if err := n.votes.note(n.storage.files.noteMark); err != nil {
 				n.config.Log.Debug("cannot note how far the log goes", "error", err)
 			}
+			n.keepOut()
 		}
 		n.saveHeard()
 		index := n.fsm.State().Index()

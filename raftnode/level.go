@@ -106,6 +106,17 @@ func (n *Node) commonLevel(ctx context.Context) (level fsm.Level, crowd, lacking
 	return slices.Min(levels), strings.Join(names, "\n"), strings.Join(behind, " ")
 }
 
+// keepOut keeps the version before out of the data directory once it could not read what is written there.
+func (n *Node) keepOut() {
+	f := n.storage.files
+	if f == nil || n.fsm.State().Level() == fsm.LevelFirst {
+		return
+	}
+	if err := n.votes.note(f.previous.keepOut); err != nil {
+		n.config.Log.Warn("cannot keep earlier versions out of the data directory", "dir", n.config.Dir, "error", err)
+	}
+}
+
 // raise writes the entry, while nobody is being admitted, if all members still know the level.
 func (n *Node) raise(ctx context.Context, to fsm.Level, term uint64) error {
 	n.admitting.Lock()

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -41,13 +42,13 @@ func openStorage(fsys disk.FS, dir string, fileBytes int64, log *hclogger) (*Sto
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
-	f := &files{fs: fsys, dir: dir, space: openReserve(fsys, dir)}
+	f := &files{fs: fsys, dir: dir, space: openReserve(fsys, dir), previous: previous{fs: fsys, dir: dir}}
 	if err := f.open(fileBytes, log); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", dir, err), f.close(), lock.Close())
 	}
 	f.space.hold()
 	return &Storage{
-		log: f, stable: spacedVote{f.vote, f.space}, snapshots: f.snapshots, files: f,
+		log: f, stable: spacedVote{f.vote, f.space, &f.previous}, snapshots: f.snapshots, files: f,
 		close: func() error { return errors.Join(f.close(), lock.Close()) },
 	}, nil
 }
@@ -86,6 +87,7 @@ type files struct {
 	vote      *vote
 	snapshots *snapshotStore
 	space     *reserve
+	previous  previous
 
 	opened bool
 	markMu sync.Mutex // held while the mark or the end of the log goes back
@@ -123,7 +125,7 @@ func (f *files) open(fileBytes int64, log *hclogger) (err error) {
 
 // openVote opens the file of the vote, and takes over that of earlier versions.
 func (f *files) openVote(hasSnapshots bool) error {
-	bolt, err := takeOverBolt(f.fs, f.dir, f.wal)
+	bolt, err := f.previous.takeOver(f.wal)
 	if err != nil {
 		return err
 	}
@@ -137,14 +139,9 @@ func (f *files) openVote(hasSnapshots bool) error {
 		return err
 	}
 	if bytes.Compare(bolt[keyTerm], f.vote.values[keyTerm]) >= 0 { // big endian, and only ever greater
-		if err := f.vote.replace(bolt); err != nil {
-			return err
-		}
+		return f.vote.replace(bolt)
 	}
-	if err := f.fs.Remove(filepath.Join(f.dir, boltFile)); err != nil {
-		return fmt.Errorf("remove %s: %w", boltFile, err)
-	}
-	return f.fs.SyncDir(f.dir)
+	return nil
 }
 
 // whole says whether log and snapshots have everything that they should have.
@@ -170,6 +167,7 @@ func (f *files) close() error {
 	if f.opened {
 		err = f.raiseMark(f.last())
 	}
+	err = errors.Join(err, f.previous.close())
 	if f.vote != nil {
 		err = errors.Join(err, f.vote.close())
 	}
@@ -244,13 +242,24 @@ func (f *files) DeleteRange(first, last uint64) error {
 // spacedVote gives up the reserve when the vote finds no space, as on a disk that copies on write.
 type spacedVote struct {
 	*vote
-	space *reserve
+	space    *reserve
+	previous *previous
 }
 
 func (s spacedVote) Set(key, value []byte) error {
-	return s.space.retry(func() error { return s.vote.Set(key, value) })
+	return s.space.retry(func() error {
+		if err := s.vote.Set(key, value); err != nil {
+			return err
+		}
+		return s.previous.set(key, value)
+	})
 }
 
 func (s spacedVote) SetUint64(key []byte, value uint64) error {
-	return s.space.retry(func() error { return s.vote.SetUint64(key, value) })
+	return s.space.retry(func() error {
+		if err := s.vote.SetUint64(key, value); err != nil {
+			return err
+		}
+		return s.previous.set(key, binary.BigEndian.AppendUint64(nil, value))
+	})
 }

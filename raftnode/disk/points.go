@@ -22,6 +22,15 @@ func Real() FS {
 	return points{OS{}}
 }
 
+// IsReal says whether what is written there are files of this machine.
+func IsReal(fsys FS) bool {
+	switch fsys.(type) {
+	case OS, points:
+		return true
+	}
+	return false
+}
+
 type points struct{ FS }
 
 // kind of data that a path is part of.
