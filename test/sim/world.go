@@ -186,7 +186,8 @@ func (w *world) start(m *master) {
 
 // kill ends a master as kill -9 does, or as a power cut: nothing leaves it any more, and what it had not synced may be lost.
 func (w *world) kill(m *master, power bool) {
-	w.oracle.observe(m.Peer)
+	w.oracle.observe(m.Peer) // while there are few events that it may have forgotten
+	defer w.oracle.observe(m.Peer)
 	m.up = false
 	if power {
 		w.cluster.Crash(m.Peer)
@@ -199,8 +200,8 @@ func (w *world) kill(m *master, power bool) {
 // leave ends a master as planned: it hands leadership over.
 func (w *world) leave(m *master) {
 	w.oracle.observe(m.Peer)
+	defer w.oracle.observe(m.Peer)
 	m.plane.Leave(2 * time.Second)
-	w.oracle.observe(m.Peer)
 	m.up = false
 	w.dismantle(m)
 	w.cluster.Stop(m.Peer)
