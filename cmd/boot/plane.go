@@ -127,11 +127,13 @@ func (p *Plane) gauges() map[string]float64 {
 // Handler serves the API of this master.
 func (p *Plane) Handler() http.Handler { return p.api.Handler() }
 
-// Run does a master's duties, and those of the leader while it leads, until ctx is done.
+// Run does a master's duties, and those of the leader while it leads, until ctx is done or nothing is to be served any more.
 func (p *Plane) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.duties.run(ctx) })
-	g.Go(func() error { p.refuse(ctx); return nil })
+	g.Go(func() error { p.refuse(ctx, stop); return nil })
 	g.Go(func() error {
 		p.node.RunAsLeader(ctx, p.duties.lead)
 		return nil
@@ -139,15 +141,20 @@ func (p *Plane) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// refuse closes the API when this peer's state cannot be trusted or does not go on.
-func (p *Plane) refuse(ctx context.Context) {
+// refuse closes the API when this peer's state cannot be trusted or does not go on. The informers stop before: their watches end at once
+// in a closed API, and they would begin anew for ever without a pause.
+func (p *Plane) refuse(ctx context.Context, stop context.CancelFunc) {
+	var why error
 	select {
 	case <-ctx.Done():
+		return
 	case <-p.node.Quarantine():
-		p.api.Refuse(p.node.Quarantined())
+		why = p.node.Quarantined()
 	case <-p.node.Failed():
-		p.api.Refuse(p.node.Err())
+		why = p.node.Err()
 	}
+	stop()
+	p.api.Refuse(why)
 }
 
 // Leave hands leadership over, so that a planned stop does not cost an election, and hands on the requests that wait here
