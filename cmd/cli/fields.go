@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // fieldChange is one difference between two forms of an object.
@@ -55,9 +56,7 @@ func (d *differ) compare(path string, before, after any) {
 }
 
 func (d *differ) maps(path string, before, after map[string]any) {
-	keys := maps.Clone(before)
-	maps.Copy(keys, after)
-	for _, key := range slices.Sorted(maps.Keys(keys)) {
+	for _, key := range allKeys(before, after) {
 		at := key
 		switch {
 		case strings.ContainsAny(key, `./[]" `):
@@ -69,6 +68,12 @@ func (d *differ) maps(path string, before, after map[string]any) {
 		a, is := after[key]
 		d.element(at, b, a, was, is)
 	}
+}
+
+func allKeys(a, b map[string]any) []string {
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
 
 func (d *differ) element(path string, before, after any, was, is bool) {
@@ -91,12 +96,10 @@ func (d *differ) lists(path string, before, after []any) {
 		}
 		return
 	}
-	keys := maps.Clone(b)
-	maps.Copy(keys, a)
 	if reflect.DeepEqual(a, b) { // and yet the lists differ
 		d.changes = append(d.changes, fieldChange{Path: path + " (order)", Old: names(before), New: names(after)})
 	}
-	for _, key := range slices.Sorted(maps.Keys(keys)) {
+	for _, key := range allKeys(b, a) {
 		_, was := b[key]
 		_, is := a[key]
 		d.element(fmt.Sprintf("%s[%s]", path, key), b[key], a[key], was, is)
@@ -176,7 +179,7 @@ func (c fieldChange) leaves(width int) []fieldChange {
 
 // valueText is a value in one line: texts as they are where that is plain, everything else as JSON.
 func valueText(v any) string {
-	if s, ok := v.(string); ok && s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == '"' }) {
+	if s, ok := v.(string); ok && s != "" && strings.TrimSpace(s) == s && !strings.ContainsFunc(s, unicode.IsControl) {
 		return s
 	}
 	b, err := json.Marshal(v)

@@ -204,16 +204,16 @@ func (p *historyPrinter) field(f fieldChange, room int) {
 	if p.wide {
 		room = 1 << 20
 	}
-	path := cut(f.Path, room*6/10)
+	old, now := valueText(f.Old), valueText(f.New)
+	path := cut(f.Path, max(room*6/10, room-5-utf8.RuneCountInString(old)-utf8.RuneCountInString(now)))
 	room -= utf8.RuneCountInString(path) + 2
 	switch {
 	case f.Added:
-		fmt.Fprintln(p.w, p.paint(green, "    + "+path+": "+cut(valueText(f.New), room)))
+		fmt.Fprintln(p.w, p.paint(green, "    + "+path+": "+cut(now, room)))
 	case f.Removed:
-		fmt.Fprintln(p.w, p.paint(red, "    - "+path+": "+cut(valueText(f.Old), room)))
+		fmt.Fprintln(p.w, p.paint(red, "    - "+path+": "+cut(old, room)))
 	default:
 		room -= 3 // for the arrow
-		old, now := valueText(f.Old), valueText(f.New)
 		if n := utf8.RuneCountInString(now); n <= room/2 {
 			old = cut(old, room-n)
 		} else {
