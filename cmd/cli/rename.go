@@ -30,14 +30,18 @@ func rename(c *cobra.Command) {
 	}
 }
 
-// groupCommands adds our own commands and orders the root's help: what runs a cluster first, then kubectl's groups.
-func groupCommands(root *cobra.Command, c *env) {
-	own := templates.CommandGroups{
+// ownCommands are those that kubectl does not have: what runs a cluster first.
+func ownCommands(c *env) templates.CommandGroups {
+	return templates.CommandGroups{
 		{Message: "Run a cluster:", Commands: []*cobra.Command{
 			newUp(c), newDown(c), newHost(c), newServer(c), newAgent(c), newToken(c)}},
 		{Message: "Look after it:", Commands: []*cobra.Command{
 			newMembers(c), newSnapshot(c), newRecover(c), newWhy(c), newHistory(c), newUndelete(c), newImage(c), newKubeconfig(c)}},
 	}
+}
+
+// groupCommands adds our own commands and orders the root's help: ours first, then kubectl's groups.
+func groupCommands(root *cobra.Command, c *env, own templates.CommandGroups) {
 	byName := map[string]*cobra.Command{}
 	for _, sub := range root.Commands() {
 		byName[sub.Name()] = sub

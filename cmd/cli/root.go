@@ -24,6 +24,7 @@ import (
 	"k8s.io/kubectl/pkg/cmd/plugin"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/kuberc"
+	"k8s.io/kubectl/pkg/util/templates"
 
 	"mgr/agent/daemon"
 )
@@ -109,6 +110,11 @@ func newRoot(args []string, streams genericiooptions.IOStreams) *cobra.Command {
 	then := &past{}
 	flags := genericclioptions.NewConfigFlags(true).WithDiscoveryBurst(300).WithDiscoveryQPS(50).
 		WithWarningPrinter(streams).WithWrapConfigFn(func(c *rest.Config) *rest.Config { return then.wrap(withFailover(c)) })
+	c := &env{IOStreams: streams, flags: flags}
+	own := ownCommands(c)
+	if isOwn(own, flags, args) {
+		args = nil // kubectl would look for a plug-in of that name
+	}
 	root := kubectl.NewDefaultKubectlCommandWithArgs(kubectl.KubectlOptions{
 		PluginHandler: kubectl.NewDefaultPluginHandler(plugin.ValidPluginFilenamePrefixes),
 		Arguments:     args,
@@ -120,9 +126,20 @@ func newRoot(args []string, streams genericiooptions.IOStreams) *cobra.Command {
 	root.Use = "mgr"
 	root.Short = "mgr is a Kubernetes that needs no etcd"
 	root.Long = rootLong
-	c := &env{IOStreams: streams, flags: flags}
-	groupCommands(root, c)
+	groupCommands(root, c, own)
 	return root
+}
+
+// isOwn says whether a command line is for one of our own commands, wherever the flags that all commands have are.
+func isOwn(own templates.CommandGroups, flags *genericclioptions.ConfigFlags, args []string) bool {
+	trial := &cobra.Command{Use: "mgr"}
+	flags.AddFlags(trial.PersistentFlags())
+	own.Add(trial)
+	if len(args) < 2 {
+		return false
+	}
+	found, _, err := trial.Find(args[1:])
+	return err == nil && found != trial
 }
 
 const rootLong = `mgr is a Kubernetes that needs no etcd: masters, nodes and this command line in one binary.

@@ -144,6 +144,10 @@ func TestHistoryCommand(t *testing.T) {
 		t.Errorf("noise:\n%s", out)
 	}
 	expect(t, l.mgr(t, "history", "deploy", "web", "--diff=unified"), "-      - image: one:1", "+      - image: two:2", "@@")
+	root := newRoot([]string{"mgr", "-n", "default", "history", "deploy/web"}, genericiooptions.IOStreams{})
+	if cmd, _, err := root.Find([]string{"-n", "default", "history", "deploy/web"}); err != nil || cmd.Name() != "history" {
+		t.Errorf("flags before the command: %v", err)
+	}
 	if out := l.mgr(t, "history", "deploy/web", "--diff=none", "--limit", "1"); strings.Contains(out, "created") || !strings.Contains(out, "3 older changes are not shown") {
 		t.Errorf("limited:\n%s", out)
 	}

@@ -124,6 +124,7 @@ func (u *undelete) connect() error {
 	if err != nil {
 		return err
 	}
+	config.QPS = -1 // --cascade asks for every kind
 	if u.client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
