@@ -41,6 +41,7 @@ func TestCluster(t *testing.T) {
 		{"ImageImport", imageImport},
 		{"CrashingContainer", crashingContainer},
 		{"Why", why},
+		{"TimeTravel", timeTravel},
 		{"BadInput", badInput},
 		{"Leaks", leaks},
 		{"AgentKilled", agentKilled},
