@@ -91,6 +91,9 @@ func (n *Node) closeStorage() error {
 			return fmt.Errorf("close the storage: %w", errDiskHangs)
 		}
 	}
+	if n.storage.files != nil && n.Err() != nil {
+		n.storage.files.opened = false // nothing more is written after a failure
+	}
 	return n.storage.close()
 }
 
