@@ -114,3 +114,6 @@ func (n *Node) RaftTransfer(id, addr string) error {
 func (n *Node) Nominate(id, addr string) error {
 	return n.nominate(raft.ServerID(id), raft.ServerAddress(addr))
 }
+
+// Hear makes a node take note of what a leader says to be committed.
+func (n *Node) Hear(index uint64) { n.heard.note(&raft.AppendEntriesRequest{LeaderCommitIndex: index}) }

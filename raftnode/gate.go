@@ -30,7 +30,8 @@ import (
 type gate struct {
 	wire
 	store    *Storage
-	sick     func() error // why the peer is quarantined, if it is
+	sick     func() error      // why the peer is quarantined, if it is
+	hear     func(command any) // is told what comes in, also what is refused
 	in       chan raft.RPC
 	writing  waitLock // held by whoever changes what is kept
 	mu       sync.Mutex
@@ -52,8 +53,8 @@ var (
 )
 
 // newGate reads what is known of this life; known says whether the peer has data of an earlier start.
-func newGate(w wire, store *Storage, known bool, sick func() error) (*gate, error) {
-	g := &gate{wire: w, store: store, sick: sick, in: make(chan raft.RPC), writing: make(waitLock, 1), unproven: known}
+func newGate(w wire, store *Storage, known bool, sick func() error, hear func(any)) (*gate, error) {
+	g := &gate{wire: w, store: store, sick: sick, hear: hear, in: make(chan raft.RPC), writing: make(waitLock, 1), unproven: known}
 	if !known {
 		g.fresh = rand.Uint64() | 1
 		if err := errors.Join(store.keep(keyAdmitted, 0), store.keep(keyFresh, g.fresh)); err != nil {
@@ -170,6 +171,7 @@ func (g *gate) pass(ctx context.Context) {
 	for {
 		select {
 		case rpc := <-g.wire.Consumer():
+			g.hear(rpc.Command)
 			if err := g.refuses(rpc.Command); err != nil {
 				refuse(rpc, err)
 				continue

@@ -220,7 +220,7 @@ func (n *Node) openTransport(log *hclogger) error {
 	}
 	n.gate, err = newGate(raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Logger: log, Stream: n.streams, MaxPool: 1, Timeout: 4 * n.config.Timing.RPC,
-	}), n.storage, known, n.Quarantined)
+	}), n.storage, known, n.Quarantined, n.heard.note)
 	if err != nil {
 		return err
 	}

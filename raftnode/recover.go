@@ -238,6 +238,10 @@ func (s *Storage) recover(only raft.Server, p *Position, epoch uint64) error {
 		return err
 	}
 	failpoint.Hit("recover.epoch.kept")
+	// Its vote was not wanted before it had everything (gate.go); now there is nobody else to have more.
+	if err := s.keep(keyFresh, 0); err != nil {
+		return err
+	}
 	return s.keep(keyRecovering, 0)
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"mgr/fsm"
 	"mgr/raftnode"
@@ -164,6 +165,32 @@ func TestSeed(t *testing.T) {
 		}
 		mustPropose(t, c.Leader(), put(fsm.Update, "x7", "2"))
 		c.Until("all are equal", func() bool { return alike(c.Peers) })
+	})
+}
+
+// TestWhatIsLostIsKnown: a master that lags behind has heard how far the others are, and says so when they are gone.
+func TestWhatIsLostIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := raftnodetest.NewCluster(t, 3)
+		mustPropose(t, c.Leader(), put(fsm.Create, "x", "1"))
+		p := c.Follower()
+		time.Sleep(time.Minute) // an idle peer has noted everything long ago
+		c.Stop(p)
+		was, err := c.Storage(p).Examine()
+		if err != nil || was.Heard != was.LastIndex || was.Lost() != 0 || was.Committed() != was.LastIndex {
+			t.Errorf("of a peer that has everything: %+v, %v", was, err)
+		}
+		if silent := time.Since(was.HeardAt); silent > time.Second {
+			t.Errorf("it was in touch until now, and says until %s ago", silent)
+		}
+		c.Start(p)
+		p.Node.Hear(was.LastIndex + 40)
+		c.Until("that is noted", func() bool {
+			time.Sleep(time.Second)
+			p, err := c.Storage(p).Examine()
+			return err == nil && p.Lost() >= 30
+		})
+		c.Stop(p)
 	})
 }
 
