@@ -219,6 +219,7 @@ func (n *Node) Gauges() map[string]float64 {
 		"mgr_raft_disk_full":                 float64(flag(n.full.Load())),
 		"mgr_raft_election_patience_seconds": n.patience().Seconds(),
 	}
+	n.memberGauges(all)
 	n.chronicle.gauges(all)
 	return all
 }

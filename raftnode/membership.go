@@ -32,6 +32,12 @@ type Member struct {
 	Hash         string        `json:"hash,omitempty"`
 	Diverged     bool          `json:"diverged,omitempty"` // its hash differs from that of most
 	Full         bool          `json:"full,omitempty"`     // its data directory
+	Fresh        bool          `json:"fresh,omitempty"`    // it has had no vote since it started with no data
+	Admitted     bool          `json:"admitted,omitempty"` // fresh, but it takes the log
+	Gated        bool          `json:"gated,omitempty"`    // it does not vote now
+	Behind       uint64        `json:"behind,omitempty"`   // log entries that others have applied and it has not
+	Older        bool          `json:"older,omitempty"`    // its program knows less than that of others
+	Health       string        `json:"health"`             // State, for those who read JSON
 	PID          int           `json:"pid,omitempty"`
 	Version      string        `json:"version,omitempty"`
 	Level        fsm.Level     `json:"level,omitempty"` // feature level that its state is at
@@ -151,9 +157,6 @@ func (n *Node) Peers() []Member {
 	return all
 }
 
-// Voter says whether the member counts for a quorum.
-func (m Member) Voter() bool { return m.Role != "nonvoter" }
-
 // Members asks all peers how they are, for at most Timing.RPC. It can be called on any peer.
 func (n *Node) Members() []Member {
 	ctx, cancel := context.WithTimeout(n.ctx, n.config.Timing.RPC)
@@ -168,8 +171,24 @@ func (n *Node) Members() []Member {
 	}
 	wg.Wait()
 	n.compareHashes(ctx, members)
+	assess(members)
 	slices.SortFunc(members, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
 	return members
+}
+
+// assess fills in what follows from all answers together.
+func assess(members []Member) {
+	newest, knows := uint64(0), fsm.Level(0)
+	for _, m := range members {
+		newest, knows = max(newest, m.AppliedIndex), max(knows, m.Knows)
+	}
+	for i := range members {
+		m := &members[i]
+		if m.Reachable {
+			m.Behind, m.Older = newest-m.AppliedIndex, m.Knows < knows
+		}
+		m.Health = m.State()
+	}
 }
 
 func role(s raft.Server, leader string) string {
@@ -193,6 +212,7 @@ func (n *Node) examine(ctx context.Context, s raft.Server, m *Member) {
 	}
 	m.Reachable, m.Term, m.LastIndex, m.AppliedIndex = true, st.Term, st.LastIndex, st.AppliedIndex
 	m.Diverged, m.Full, m.PID, m.Version = st.Diverged, st.Full, st.PID, st.Version
+	m.Fresh, m.Admitted, m.Gated = st.Fresh != 0, st.Admitted, st.Gated
 	m.Level, m.Knows = max(st.Level, fsm.LevelFirst), st.knows()
 }
 

@@ -85,7 +85,8 @@ type Node struct {
 	scope       atomic.Pointer[scope]
 	scopeMu     sync.Mutex // held by whoever begins a scope
 
-	seenAt uint64 // comeOfAge's: end of the log when this peer first saw that it votes
+	wellVoters atomic.Int64 // as the leader counted them last
+	seenAt     uint64       // comeOfAge's: end of the log when this peer first saw that it votes
 
 	peersMu  sync.Mutex
 	peers    map[raft.Server]*peer

@@ -79,11 +79,15 @@ func (t *tender) look(ctx context.Context) []memberView {
 		})
 	}
 	wg.Wait()
-	commit := t.raft.CommitIndex()
+	commit, well := t.raft.CommitIndex(), int64(0)
 	members := make([]memberView, len(servers))
 	for i, s := range servers {
 		members[i] = t.seen(s, answers[i], commit)
+		if members[i].voter && members[i].well() {
+			well++
+		}
 	}
+	t.wellVoters.Store(well)
 	return members
 }
 

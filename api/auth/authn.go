@@ -117,8 +117,13 @@ func (a *Authenticator) certificateUser(r *http.Request, peer pki.Peer, forwarde
 	if peer.Name == "" {
 		return nil, errors.New("the client certificate has no common name")
 	}
-	if peer.In(pki.OrgMasters) && forwarded != nil {
-		return forwarded, nil
+	if peer.In(pki.OrgMasters) {
+		if err := CheckMaster(r.Context(), a.Nodes.reader, peer.Name); err != nil {
+			return nil, err
+		}
+		if forwarded != nil {
+			return forwarded, nil
+		}
 	}
 	if peer.In(pki.OrgNodes) {
 		if err := a.Nodes.Check(r.Context(), peer); err != nil {

@@ -37,6 +37,8 @@ type Config struct {
 	Members func() []enroll.Member
 	// AddMember takes a master into the quorum, or says whether it would. An error that is no API error may pass (503).
 	AddMember func(ctx context.Context, c enroll.Candidate) error
+	// Readmit forgets that a master of this id was removed: a server token makes it a new one. May be nil.
+	Readmit func(ctx context.Context, id string) error
 	// ClusterConfig is handed to joining machines as JSON; may be nil.
 	ClusterConfig func() any
 	Log           *slog.Logger
@@ -146,6 +148,11 @@ func (s *Server) joinServer(r *http.Request, in *enroll.ServerRequest) (any, err
 	}
 	if err := validMasterID(in.ID); err != nil {
 		return nil, err
+	}
+	if s.Readmit != nil {
+		if err := s.Readmit(r.Context(), in.ID); err != nil {
+			return nil, err
+		}
 	}
 	secrets, err := s.Authority.Secrets()
 	if err != nil {

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,8 @@ type MasterConfig struct {
 	Token       string
 	ServiceCIDR string
 	PodCIDR     string
+
+	DeadMasterAfter time.Duration // silence after which a master is cleaned up; 0: never
 
 	NodeGrace     time.Duration
 	PodToleration time.Duration
@@ -173,7 +176,7 @@ func dnsIP(services netip.Prefix) netip.Addr {
 func (m *Master) assemble() error {
 	node, err := raftnode.Open(raftnode.Config{
 		ID: m.cfg.ID, Addr: m.addr.String(), Dir: m.raftDir(), FSM: fsm.New(fsm.Options{Knows: m.cfg.MaxLevel}), Log: m.log, Version: build(),
-		RaiseAfter: m.cfg.RaiseAfter,
+		RaiseAfter: m.cfg.RaiseAfter, DeadAfter: cmp.Or(m.cfg.DeadMasterAfter, -1),
 		Dial: func(ctx context.Context, addr, id string) (net.Conn, error) {
 			return pki.DialRaft(ctx, m.authority.Trust, m.cert, addr, id)
 		},

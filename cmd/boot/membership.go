@@ -12,7 +12,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"mgr/failpoint"
 	"mgr/pki"
@@ -252,7 +251,7 @@ func (p *Plane) addMember(ctx context.Context, c enroll.Candidate) error {
 		err = p.node.Join(ctx, c.ID, c.Addr)
 	}
 	if errors.Is(err, raftnode.ErrIdentity) {
-		return apierrors.NewConflict(schema.GroupResource{Resource: "masters"}, c.ID, err)
+		return apierrors.NewConflict(masterResource, c.ID, err)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/netip"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"mgr/api/admission"
 	"mgr/api/auth"
 	"mgr/api/join"
+	"mgr/cmd/admin"
 	"mgr/pki"
 	"mgr/pki/enroll"
 	"mgr/raftnode"
@@ -51,6 +53,8 @@ type Plane struct {
 	joins    *join.Server
 	api      *api.Server
 	duties   *duties
+	reader   *api.Reader
+	callers  callers
 	admin    kubernetes.Interface // in process, as the administrator
 }
 
@@ -61,6 +65,7 @@ func Assemble(parts Parts) (*Plane, error) {
 	}
 	p := &Plane{cfg: parts, log: parts.Log, node: parts.Node, tunnels: parts.Tunnels}
 	reader := api.NewReader(p.node)
+	p.reader, p.callers = reader, callers{conns: map[string]map[net.Conn]struct{}{}}
 	authn, err := auth.New(auth.Config{Reader: reader, CatchUp: p.node.ReadIndex, SigningKey: parts.Authority.SigningKey, Issuer: issuer})
 	if err != nil {
 		return nil, err
@@ -70,7 +75,7 @@ func Assemble(parts Parts) (*Plane, error) {
 	p.joins = join.New(join.Config{
 		Authority: parts.Authority, Reader: reader, CatchUp: p.node.ReadIndex,
 		Client:  func() kubernetes.Interface { return p.admin },
-		Members: p.members, AddMember: p.addMember,
+		Members: p.members, AddMember: p.addMember, Readmit: p.readmit,
 		ClusterConfig: func() any { return p.settings() }, Log: p.log,
 	})
 	if err := p.serve(reader, authn); err != nil {
@@ -91,6 +96,7 @@ func (p *Plane) serve(reader *api.Reader, authn *auth.Authenticator) error {
 		return err
 	}
 	maps.Copy(extra, p.joins.Extra())
+	extra[admin.MembersPath+"/"] = http.HandlerFunc(p.serveRemoval)
 	authorizer := auth.NewAuthorizer(auth.AuthorizerConfig{Feed: reader, CatchUp: p.node.ReadIndex})
 	maps.Copy(extra, (&backups{plane: p, authorizer: authorizer}).Extra())
 	p.api, err = api.New(api.Config{
@@ -138,6 +144,7 @@ func (p *Plane) Run(ctx context.Context) error {
 		p.node.RunAsLeader(ctx, p.duties.lead)
 		return nil
 	})
+	g.Go(func() error { p.expel(ctx); return nil })
 	return g.Wait()
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"mgr/api/auth"
 	"mgr/cmd/admin"
 	"mgr/failpoint"
 	"mgr/pki"
@@ -58,9 +59,16 @@ func (m *Master) close() {
 	}
 }
 
-// serveRaft takes any master of the cluster's CA: a peer that slept through changes of membership does not know the leader that
-// wants to tell it.
-func (m *Master) serveRaft(conn *tls.Conn, _ pki.Peer) { m.node.HandleConn(conn) }
+// serveRaft takes any master of the cluster's CA that was not removed: a peer that slept through changes of membership does not
+// know the leader that wants to tell it.
+func (m *Master) serveRaft(conn *tls.Conn, peer pki.Peer) {
+	if err := auth.CheckMaster(context.Background(), m.reader, peer.Name); err != nil {
+		m.log.Info("refused a master", "id", peer.Name, "err", err)
+		return
+	}
+	defer m.callers.add(peer.Name, conn)()
+	m.node.HandleConn(conn)
+}
 
 // serveAgent takes the tunnel of a node that has not been removed.
 func (m *Master) serveAgent(conn *tls.Conn, peer pki.Peer) {

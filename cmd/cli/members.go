@@ -4,42 +4,69 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"mgr/cmd/admin"
+	"mgr/raftnode"
 )
 
 func newMembers(c *env) *cobra.Command {
-	var output *string
+	var output string
+	var check bool
 	cmd := &cobra.Command{
 		Use:   "members",
 		Short: "Show the masters of the quorum and how they are",
-		Long: `Show the masters of the quorum: role, address, position in the log, when the leader last heard of each, process.
+		Long: `Show the masters of the quorum and how they are.
 
-HASH compares the replicated states: peers that have applied the same log must have the same one.`,
-		Example: "  mgr members\n  mgr members -o json\n  kill -9 $(mgr members | awk '$2 == \"leader\" {print $(NF-1)}')",
+Three masters survive the loss of one, five that of two; an even number survives no more than the odd one below it. A master that
+does not answer for ten minutes is removed while three others stay, and one that was replaced sooner; it joins again by itself when
+it comes back. What is taken out by "mgr members remove" does not.
+
+HASH (-o wide) compares the replicated states: peers that have applied the same log must have the same one.`,
+		Example: "  mgr members\n  mgr members -o json\n  mgr members --check || page-somebody",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			members, err := fetch[[]admin.Member](cmd.Context(), c, admin.MembersPath)
 			if err != nil {
 				return err
 			}
-			return show(c.Out, *output, members, func(w io.Writer) { printMembers(w, members) })
+			summary := raftnode.Summarize(members)
+			rows := printMembers
+			if output == "wide" {
+				output, rows = "", printMembersWide
+			}
+			if err := show(c.Out, output, members, func(w io.Writer) { rows(w, members) }); err != nil {
+				return err
+			}
+			if output == "" {
+				fmt.Fprintln(c.Out, summary)
+			}
+			if check && !summary.Sound() {
+				return fmt.Errorf("not all is well with the masters: %s", summary)
+			}
+			return nil
 		},
 	}
-	output = outputFlag(cmd)
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json or yaml, or wide")
+	cmd.Flags().BoolVar(&check, "check", false, "fail unless every master is healthy and, of three or more, one may be lost")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "wide"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(newMembersRemove(c))
 	return cmd
 }
 
 func newMembersRemove(c *env) *cobra.Command {
 	return &cobra.Command{
-		Use:     "remove ID",
-		Short:   "Take a master out of the quorum",
-		Long:    "Take a master out of the quorum. Stop its process first if it still runs; its data can then be deleted.",
+		Use:   "remove ID",
+		Short: "Take a master out of the quorum, for good",
+		Long: `Take a master out of the quorum, for good: the others refuse it from then on, and its process says so and ends. A server token makes a
+master of this name again.
+
+It has had the cluster's keys. Where the machine itself is not trusted any more, removing it is not enough: the certificate authority
+has to be replaced.`,
 		Example: "  mgr members remove master-2",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,28 +78,51 @@ func newMembersRemove(c *env) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(c.Out, "master %q removed\n", args[0])
-			return nil
+			members, err := fetch[[]admin.Member](cmd.Context(), c, admin.MembersPath)
+			if err == nil {
+				fmt.Fprintln(c.Out, raftnode.Summarize(members))
+			}
+			return err
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+			members, err := fetch[[]admin.Member](cmd.Context(), c, admin.MembersPath)
+			if err != nil || len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			var ids []string
+			for _, m := range members {
+				if strings.HasPrefix(m.ID, begun) {
+					ids = append(ids, m.ID)
+				}
+			}
+			return ids, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 }
 
 func printMembers(w io.Writer, members []admin.Member) {
-	fmt.Fprintln(w, "ID\tROLE\tADDRESS\tINDEX\tHASH\tLAST CONTACT\tPID\tVERSION")
+	fmt.Fprintln(w, "ID\tROLE\tSTATE\tADDRESS\tINDEX\tLAST CONTACT")
 	for _, m := range members {
-		contact, pid := "unreachable", "-"
-		if m.Reachable {
-			contact = "now"
-			if m.LastContact > time.Second {
-				contact = duration.HumanDuration(m.LastContact) + " ago"
-			}
-			pid = fmt.Sprint(m.PID)
-		}
-		hash := m.Hash
-		if m.Diverged {
-			hash += " DIVERGED"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", m.ID, m.Role, m.Addr, m.AppliedIndex, hash, contact, pid, m.Version)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", m.ID, m.Role, m.State(), m.Addr, m.AppliedIndex, contact(m))
 	}
+}
+
+func printMembersWide(w io.Writer, members []admin.Member) {
+	fmt.Fprintln(w, "ID\tROLE\tSTATE\tADDRESS\tINDEX\tLAST CONTACT\tTERM\tHASH\tPID\tVERSION\tLEVEL")
+	for _, m := range members {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%d\t%s\t%d\t%s\t%d/%d\n", m.ID, m.Role, m.State(), m.Addr, m.AppliedIndex, contact(m),
+			m.Term, m.Hash, m.PID, m.Version, m.Level, m.Knows)
+	}
+}
+
+func contact(m admin.Member) string {
+	switch {
+	case m.LastContact < 0:
+		return "never"
+	case m.Reachable && m.LastContact <= time.Second:
+		return "now"
+	}
+	return duration.HumanDuration(m.LastContact) + " ago"
 }
 
 // fetch gets one of our own JSON documents from the API server.

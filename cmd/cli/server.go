@@ -56,6 +56,7 @@ place: the same command line starts it again.`,
 	f.StringVar(&cfg.ServiceCIDR, "service-cidr", defaultServiceCIDR, "addresses of services")
 	f.StringVar(&cfg.PodCIDR, "pod-cidr", defaultPodCIDR, "addresses of pods; each node gets a /24")
 	f.DurationVar(&cfg.NodeGrace, "node-grace", 4*time.Second, "silence after which a node counts as lost")
+	f.DurationVar(&cfg.DeadMasterAfter, "dead-master-after", 10*time.Minute, "silence after which a master is removed while three others stay; it joins again by itself; 0: never")
 	f.DurationVar(&cfg.PodToleration, "default-toleration", 5*time.Second, "how long pods stay on a lost node unless they say otherwise")
 	f.Uint64Var((*uint64)(&cfg.MaxLevel), "max-feature-level", 0, "keep the cluster at this feature level, so that older masters can take part (default: the newest)")
 	f.DurationVar(&cfg.RaiseAfter, "raise-feature-level-after", 30*time.Second, "how long after the last master was upgraded going back stays possible")

@@ -181,7 +181,7 @@ func members(t *testing.T, c *cluster.Cluster) {
 	if len(ms) != 3 || leaders != 1 {
 		t.Errorf("%d members, %d leaders: %+v", len(ms), leaders, ms)
 	}
-	if out := c.Must(t, "members"); strings.Count(out, "master-") != 3 || !strings.Contains(out, "LAST CONTACT") {
+	if out := c.Must(t, "members"); strings.Count(out, "master-") != 3 || !strings.Contains(out, "survives the loss of 1") {
 		t.Errorf("members:\n%s", out)
 	}
 }
