@@ -43,6 +43,7 @@ type gate struct {
 var (
 	errForgot   = errors.New("this master started with no data: it takes nothing before the leader has admitted it as a non-voter")
 	errNoVote   = errors.New("this master started with no data: it gives no vote before it has been promoted again")
+	errNowhere  = errors.New("this master is in no configuration that it knows")
 	errUnproven = errors.New("this master has just started and does not vote before it knows that it is the one reached at its address")
 )
 
@@ -252,7 +253,7 @@ func (n *Node) comeOfAge() {
 			n.config.Log.Error("this master does not vote", "error", err)
 		}
 		// Where a machine cannot reach its own address, nobody else has answered there for a while either.
-		if err == nil || !errors.Is(err, ErrIdentity) && time.Since(opened) > selfPatience*n.config.Timing.Heartbeat {
+		if err == nil || !errors.Is(err, ErrIdentity) && !errors.Is(err, errNowhere) && time.Since(opened) > selfPatience*n.config.Timing.Heartbeat {
 			n.gate.prove()
 		}
 	}
@@ -281,7 +282,7 @@ func (n *Node) promotedAfter(admitted uint64) bool {
 func (n *Node) findSelf() error {
 	self, ok := n.server(n.config.ID)
 	if !ok {
-		return fmt.Errorf("%w: this master is in no configuration that it knows", ErrIdentity)
+		return errNowhere
 	}
 	if voters, _ := n.voters(); len(voters) == 1 && self.Suffrage == raft.Voter {
 		return nil

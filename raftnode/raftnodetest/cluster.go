@@ -226,6 +226,15 @@ func (c *Cluster) Wipe(p *Peer) {
 	}
 }
 
+// Copy starts a second process on a copy of a peer's disk (Options.Disk), at another address.
+func (c *Cluster) Copy(p *Peer, addr string) *Peer {
+	c.t.Helper()
+	second := &Peer{ID: p.ID, Addr: addr, Disk: p.Disk.Copy(1)}
+	c.Peers = append(c.Peers, second)
+	c.Start(second)
+	return second
+}
+
 // Storage is what a stopped peer has on its disk.
 func (c *Cluster) Storage(p *Peer) *raftnode.Storage { return p.storage }
 
