@@ -51,6 +51,9 @@ type sink interface {
 
 // open starts a stream. Errors are Statuses; one that says "too old" is delivered in the stream, as Kubernetes does.
 func (st *store) open(ctx context.Context, options *internalversion.ListOptions) (*stream, error) {
+	if closed(st.s.done) {
+		return nil, apierrors.NewServiceUnavailable("this master stops: watch at another one")
+	}
 	q := st.quorum(ctx)
 	w := &stream{
 		sel:       st.selection(request.NamespaceValue(ctx), options),

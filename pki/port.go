@@ -95,7 +95,9 @@ func (p *Port) drain(srv *http.Server, requests *atomic.Int64) {
 	defer cancel()
 	shut := make(chan struct{})
 	go func() {
-		_ = srv.Shutdown(ctx)
+		if srv.Shutdown(ctx) != nil && requests.Load() > 0 {
+			p.Log.Info("requests are cut off: they were not answered in time", "requests", requests.Load())
+		}
 		close(shut)
 	}()
 	tick := time.NewTicker(quietTime / 10)

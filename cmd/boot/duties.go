@@ -3,6 +3,7 @@ package boot
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -111,11 +112,18 @@ func (d *duties) objects() int {
 func (d *duties) lead(ctx context.Context, term uint64) {
 	log := d.master.log.With("term", term)
 	began := time.Now()
-	log.Info("leading")
 	d.wake()
+	started := make(chan struct{})
+	atWork := sync.OnceFunc(func() {
+		close(started)
+		log.Info("controllers and scheduler are at work", "after", time.Since(began).Round(time.Millisecond))
+	})
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { handOnUnstarted(ctx, started, d.master.node.TransferLeadership, log) })
 	for ctx.Err() == nil {
 		whole, stop := d.master.untilReplaced(ctx)
-		err := d.work(whole, term)
+		err := d.work(whole, term, atWork)
 		replaced := context.Cause(whole) == errReplaced
 		stop()
 		if replaced {
@@ -131,8 +139,30 @@ func (d *duties) lead(ctx context.Context, term uint64) {
 	log.Info("no longer leading", "after", time.Since(began).Round(time.Millisecond))
 }
 
-// work starts everything that leads and waits for all of it.
-func (d *duties) work(ctx context.Context, term uint64) error {
+// startPatience is how long a leader may take until its controllers and scheduler are at work: much longer than it takes to read a
+// million objects.
+const startPatience = time.Minute
+
+// handOnUnstarted hands leadership on when the duties do not start: to lead without doing anything is worse than an election, and what
+// keeps this master from it may be its own. It is tried again and again, as no other may be able to take over.
+func handOnUnstarted(ctx context.Context, started <-chan struct{}, handOn func(context.Context) error, log *slog.Logger) {
+	for {
+		select {
+		case <-started:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(startPatience):
+		}
+		log.Error("controllers and scheduler do not start: leadership is handed on", "after", startPatience)
+		if err := handOn(ctx); err != nil && ctx.Err() == nil {
+			log.Error("nobody takes leadership over; it is tried again", "err", err)
+		}
+	}
+}
+
+// work starts everything that leads, calls atWork, and waits for all of it.
+func (d *duties) work(ctx context.Context, term uint64, atWork func()) error {
 	m := d.master
 	cfg := m.api.Loopback(controllerName, []string{pki.OrgAdmins}, term)
 	client, err := kubernetes.NewForConfig(cfg)
@@ -171,7 +201,14 @@ func (d *duties) work(ctx context.Context, term uint64) error {
 			RootCA: m.cfg.Authority.PEM(), FrontProxyCA: m.cfg.Authority.FrontProxy().PEM(),
 			Certificates: controller.Certificates{Issue: m.cfg.Authority.IssueRequest, BindNode: m.joins.BindNode},
 			AccountToken: m.tokens.Legacy, NodeGrace: m.cfg.NodeGrace,
-			Synced: d.catchUp, Log: m.log,
+			Synced: func(ctx context.Context) error {
+				err := d.catchUp(ctx)
+				if err == nil {
+					atWork()
+				}
+				return err
+			},
+			Log: m.log,
 		})
 	})
 	g.Go(func() error { return s.Run(ctx) })

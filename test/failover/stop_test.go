@@ -16,7 +16,7 @@ import (
 // TestPlannedStop stops the leader as an administrator does: it hands over, clients of the other masters see no error and
 // hardly a pause, and nothing that was acknowledged is lost.
 func TestPlannedStop(t *testing.T) {
-	w := fault.New(t, cluster.Options{Name: "planned"})
+	w := start(t, cluster.Options{Name: "planned"})
 	pins := pin(t, w)
 	var gaps, stops cluster.Durations
 	var story string // of the longest gap
