@@ -3,7 +3,6 @@ package linear
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,46 +77,4 @@ func TestAllMastersKilled(t *testing.T) {
 	}
 	t.Logf("all masters killed %d times: %d acknowledged writes, none lost; writes go on (their supervisor's back-off included) after %s",
 		len(back), all.Count(), back)
-}
-
-// TestPlannedStop stops the leader as an administrator does: it hands over, clients of the other masters see no error and
-// hardly a pause, and nothing that was acknowledged is lost.
-func TestPlannedStop(t *testing.T) {
-	w := newWorld(t, "planned")
-	var gaps, stops cluster.Durations
-	var story string // of the longest gap
-	for round := range 4 {
-		leader, _ := w.Whole(t)
-		a := &load.Acks{Namespace: namespace}
-		ctx, cancel := context.WithCancel(t.Context())
-		var writers sync.WaitGroup
-		for i, at := range w.Kubes {
-			if w.IDs[i] != leader.ID {
-				writers.Go(func() { a.Write(ctx, at, fmt.Sprintf("s%d-%d", round, i)) })
-			}
-		}
-		await(t, a, 50)
-		began := time.Now()
-		if err := w.Hosts.Do(ctx, leader.ID, "stop"); err != nil {
-			t.Fatal(err)
-		}
-		stops = append(stops, time.Since(began))
-		await(t, a, 50)
-		cancel()
-		writers.Wait()
-		for _, f := range a.Failures() {
-			t.Errorf("stopping %s cost a client of another master a write: %s", leader.ID, f)
-		}
-		gaps = append(gaps, a.Gap())
-		if a.Gap() == slices.Max(gaps) {
-			story = w.Story(t, began, stops[round])
-		}
-		if err := w.Hosts.Do(t.Context(), leader.ID, "start"); err != nil {
-			t.Fatal(err)
-		}
-		w.Whole(t)
-		check(t, a, w)
-	}
-	t.Logf("planned stop of the leader: longest time without an accepted write %s; stopped after %s", gaps, stops)
-	t.Logf("the longest, stop at 0:\n%s", story)
 }

@@ -40,7 +40,7 @@ func kills(t *testing.T) int {
 		}
 		return n
 	}
-	return 20
+	return 10
 }
 
 // world is the cluster under test.

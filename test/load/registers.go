@@ -24,6 +24,7 @@ type Registers struct {
 	Masters   []kubernetes.Interface
 	Namespace string
 	Count     int
+	Readers   bool // three reads for each write, instead of one
 	History   History
 }
 
@@ -53,7 +54,7 @@ func (r *Registers) Make(ctx context.Context) error {
 func (r *Registers) Use(ctx context.Context, client int) {
 	for n := 0; ctx.Err() == nil; n++ {
 		at, reg := r.Masters[rand.IntN(len(r.Masters))], rand.IntN(r.Count)
-		o := Op{Client: client, Key: Name(reg), Write: rand.IntN(2) == 0, Call: r.History.Now()}
+		o := Op{Client: client, Key: Name(reg), Write: r.writes(), Call: r.History.Now()}
 		if o.Write {
 			o.Value = fmt.Sprintf("%d-%d", client, n)
 		}
@@ -64,6 +65,13 @@ func (r *Registers) Use(ctx context.Context, client int) {
 		}
 		r.History.Add(o)
 	}
+}
+
+func (r *Registers) writes() bool {
+	if r.Readers {
+		return rand.IntN(4) == 0
+	}
+	return rand.IntN(2) == 0
 }
 
 // one carries o out and notes its end; false: nothing happened.
