@@ -2,8 +2,10 @@ package informers_test
 
 import (
 	"bytes"
+	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,6 +35,13 @@ func (w *road) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	w.mu.Unlock()
 	return to.RoundTrip(r)
+}
+
+// nowhere is the way to a master that is down.
+type nowhere struct{}
+
+func (nowhere) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 }
 
 func (w *road) lead(to http.RoundTripper) {
@@ -89,6 +98,16 @@ func TestInformerAcrossARestart(t *testing.T) {
 	until("the informer has followed", func() bool { return len(inf.GetStore().ListKeys()) == writers*each/2 })
 	lists := way.asked()
 
+	way.lead(nowhere{})
+	old.Close()
+	// Other masters go on meanwhile; what they write is in the snapshot.
+	maps := old.Client.CoreV1().ConfigMaps("default")
+	if err := maps.Delete(ctx, "w0-1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "late"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	var snapshot bytes.Buffer
 	if err := before.State().WriteSnapshot(&snapshot); err != nil {
 		t.Fatal(err)
@@ -97,16 +116,7 @@ func TestInformerAcrossARestart(t *testing.T) {
 	if err := after.Restore(&snapshot); err != nil {
 		t.Fatal(err)
 	}
-	again := serve(after)
-	maps := again.Client.CoreV1().ConfigMaps("default")
-	if err := maps.Delete(ctx, "w0-1", metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "late"}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	way.lead(again.Config.Transport)
-	old.Close()
+	way.lead(serve(after).Config.Transport)
 	until("the informer has seen what happened meanwhile", func() bool {
 		_, late, _ := inf.GetStore().GetByKey("default/late")
 		_, gone, _ := inf.GetStore().GetByKey("default/w0-1")
