@@ -49,7 +49,7 @@ func (w *world) suffer() {
 	}
 	var end func()
 	for range w.plan.episodes {
-		w.pass(w.between(50*time.Millisecond, 1500*time.Millisecond))
+		w.pass(w.between(20*time.Millisecond, 800*time.Millisecond))
 		f, at := faults[0], w.random.IntN(sum)
 		for _, f = range faults {
 			if at -= f.weight; at < 0 {
@@ -62,7 +62,7 @@ func (w *world) suffer() {
 		}
 		w.totals.episodes++
 		w.tell("%s", what)
-		w.pass(w.between(50*time.Millisecond, 2500*time.Millisecond))
+		w.pass(w.between(50*time.Millisecond, 1800*time.Millisecond))
 		if end != nil {
 			end()
 			end = nil

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -36,6 +35,7 @@ type event struct {
 // witness is how far one life of a peer was observed.
 type witness struct {
 	machine *fsm.FSM
+	known   uint64 // the last revision that was known when it began
 	index   uint64
 	cursors map[string]*fsm.Cursor // by resource
 }
@@ -59,7 +59,7 @@ var stored = func() []string {
 func (o *oracle) begin(p *raftnodetest.Peer) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.peers[p] = &witness{machine: p.FSM, cursors: map[string]*fsm.Cursor{}}
+	o.peers[p] = &witness{machine: p.FSM, known: uint64(max(len(o.events), 1) - 1), cursors: map[string]*fsm.Cursor{}}
 }
 
 // observe takes in what a peer has applied since it was last observed.
@@ -99,12 +99,7 @@ func (o *oracle) drain(w *witness, peer, name string) {
 	for {
 		c := w.cursors[name]
 		if c == nil {
-			var err error
-			if c, err = w.machine.Watch(name, 0); errors.Is(err, fsm.ErrCompacted) {
-				// The life began from a snapshot: what was before it, others have shown or will.
-				c, err = w.machine.Watch(name, w.machine.State().Revision())
-			}
-			if err != nil {
+			if c = w.cursor(name); c == nil {
 				return // restored meanwhile: the next time
 			}
 			w.cursors[name] = c
@@ -121,6 +116,17 @@ func (o *oracle) drain(w *witness, peer, name string) {
 			o.event(&events[i], name, peer)
 		}
 	}
+}
+
+// cursor begins as far back as the peer has a history, or where all peers together were known to be when its life began: what was before
+// that, others have shown.
+func (w *witness) cursor(name string) *fsm.Cursor {
+	for _, from := range []uint64{0, w.known, w.machine.State().Revision()} {
+		if c, err := w.machine.Watch(name, from); err == nil {
+			return c
+		}
+	}
+	return nil
 }
 
 func (o *oracle) event(e *fsm.Event, name, peer string) {

@@ -21,12 +21,12 @@ import (
 // planOf is what a seed decides.
 func planOf(seed uint64) plan {
 	random := rand.New(rand.NewPCG(seed, 0))
-	p := plan{seed: seed, masters: 3, agents: 2 + random.IntN(2), episodes: 6 + random.IntN(6)}
+	p := plan{seed: seed, masters: 3, agents: 2 + random.IntN(2), episodes: 4 + random.IntN(5)}
 	if random.IntN(10) == 0 {
 		p.masters = 5
 	}
 	p.heartbeat = []time.Duration{150, 300, 600}[random.IntN(3)] * time.Millisecond
-	p.pace = time.Duration(30+random.IntN(120)) * time.Millisecond
+	p.pace = time.Duration(50+random.IntN(250)) * time.Millisecond
 	p.jitter = []time.Duration{0, time.Millisecond, 20 * time.Millisecond}[random.IntN(3)]
 	if random.IntN(3) == 0 {
 		p.history = fsm.Options{HistoryEvents: 128} // watchers fall behind
