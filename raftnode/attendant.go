@@ -75,3 +75,12 @@ func (a *attendant) do(deadline time.Duration, what func() error, undo, meanwhil
 }
 
 func none() {}
+
+// longLock is a mutex that is held while the disk is at work. Whoever waits for it waits by a channel: in tests time is virtual, and
+// does not pass while somebody waits for a sync.Mutex.
+type longLock chan struct{}
+
+func newLongLock() longLock { return make(longLock, 1) }
+
+func (l longLock) Lock()   { l <- struct{}{} }
+func (l longLock) Unlock() { <-l }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync"
 
 	"github.com/hashicorp/raft"
 
@@ -42,7 +41,7 @@ func openStorage(fsys disk.FS, dir string, fileBytes int64, log *hclogger) (*Sto
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dir, err)
 	}
-	f := &files{fs: fsys, dir: dir, space: openReserve(fsys, dir), previous: previous{fs: fsys, dir: dir}}
+	f := &files{fs: fsys, dir: dir, space: openReserve(fsys, dir), previous: previous{fs: fsys, dir: dir}, markMu: newLongLock()}
 	if err := f.open(fileBytes, log); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", dir, err), f.close(), lock.Close())
 	}
@@ -90,7 +89,7 @@ type files struct {
 	previous  previous
 
 	opened bool
-	markMu sync.Mutex // held while the mark or the end of the log goes back
+	markMu longLock // held while the mark or the end of the log goes back
 	marked uint64
 	seen   uint64 // the end of the log at the last call of noteMark
 }

@@ -20,11 +20,12 @@ import (
 // whole is as good as the other: a value was only promised to anyone after both were on the disk. So a changed byte in
 // one copy is healed from the other, and when both are damaged that is an error, not an older vote.
 type vote struct {
-	file disk.File
+	file    disk.File
+	writing longLock // held by whoever changes values
+	number  uint64   // of the last write
 
-	mu       sync.Mutex
+	mu       sync.Mutex // not held while the disk is at work: raft reads the vote also while a disk hangs
 	values   map[string][]byte
-	number   uint64 // of the last write
 	voteTerm []byte // waits for its candidate, see SetUint64
 }
 
@@ -47,13 +48,13 @@ var errNoValue = errors.New("not found")
 func openVote(fsys disk.FS, dir string, first func() (map[string][]byte, error)) (*vote, error) {
 	name := filepath.Join(dir, voteFile)
 	b, err := disk.ReadFile(fsys, name)
-	v := &vote{values: map[string][]byte{}}
+	v := &vote{values: map[string][]byte{}, writing: newLongLock()}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if v.values, err = first(); err != nil {
 			return nil, err
 		}
-		content, err := v.encode()
+		content, err := v.encode(v.values)
 		if err == nil {
 			err = disk.WriteFile(fsys, name, content)
 		}
@@ -68,7 +69,7 @@ func openVote(fsys disk.FS, dir string, first func() (map[string][]byte, error))
 	if v.file, err = fsys.Open(name); err != nil {
 		return nil, fmt.Errorf("open the vote: %w", err)
 	}
-	if err := v.write(); err != nil {
+	if err := v.write(v.values); err != nil {
 		return nil, errors.Join(err, v.file.Close())
 	}
 	return v, nil
@@ -97,8 +98,8 @@ func voteSum(head, content []byte) uint32 {
 	return crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, content)
 }
 
-func (v *vote) encode() ([]byte, error) {
-	content, err := json.Marshal(v.values)
+func (v *vote) encode(values map[string][]byte) ([]byte, error) {
+	content, err := json.Marshal(values)
 	if err != nil {
 		return nil, err
 	}
@@ -115,10 +116,10 @@ func (v *vote) encode() ([]byte, error) {
 	return b, nil
 }
 
-// write puts all values on the disk; v.mu is held, or nobody else knows v yet.
-func (v *vote) write() error {
+// write puts all values on the disk; v.writing is held, or nobody else knows v yet.
+func (v *vote) write(values map[string][]byte) error {
 	v.number++
-	b, err := v.encode()
+	b, err := v.encode(values)
 	if err == nil {
 		_, err = v.file.WriteAt(b, 0)
 	}
@@ -132,48 +133,45 @@ func (v *vote) write() error {
 }
 
 func (v *vote) close() error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	v.writing.Lock()
+	defer v.writing.Unlock()
 	return v.file.Close()
 }
 
 // Set implements raft.StableStore. On error the value is what it was.
 func (v *vote) Set(key, value []byte) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.put(string(key), value)
-}
-
-func (v *vote) put(key string, value []byte) error {
-	changed := maps.Clone(v.values)
-	changed[key] = append([]byte{}, value...)
-	if key == keyVoteCand && v.voteTerm != nil {
-		changed[keyVoteTerm] = v.voteTerm
-		v.voteTerm = nil
-	}
-	if maps.EqualFunc(changed, v.values, bytes.Equal) {
-		return nil
-	}
-	before := v.values
-	v.values = changed
-	if err := v.write(); err != nil {
-		v.values = before
-		return err
-	}
-	return nil
+	return v.change(func(values map[string][]byte) {
+		values[string(key)] = append([]byte{}, value...)
+		if string(key) == keyVoteCand && v.voteTerm != nil {
+			values[keyVoteTerm] = v.voteTerm
+			v.voteTerm = nil
+		}
+	})
 }
 
 // replace sets several values at once.
 func (v *vote) replace(values map[string][]byte) error {
+	return v.change(func(all map[string][]byte) { maps.Copy(all, values) })
+}
+
+// change writes what do makes of the values, if that is anything else. do is called with v.mu held.
+func (v *vote) change(do func(values map[string][]byte)) error {
+	v.writing.Lock()
+	defer v.writing.Unlock()
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	before := v.values
-	v.values = maps.Clone(before)
-	maps.Copy(v.values, values)
-	if err := v.write(); err != nil {
-		v.values = before
+	changed := maps.Clone(v.values)
+	do(changed)
+	same := maps.EqualFunc(changed, v.values, bytes.Equal)
+	v.mu.Unlock()
+	if same {
+		return nil
+	}
+	if err := v.write(changed); err != nil {
 		return err
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.values = changed
 	return nil
 }
 
@@ -190,14 +188,14 @@ func (v *vote) Get(key []byte) ([]byte, error) {
 // SetUint64 implements raft.StableStore. raft stores the term of a vote first and the candidate next, and gives the vote after both. The
 // former waits for the latter's write: it is one sync less, and no crash leaves the term of one vote with the candidate of another.
 func (v *vote) SetUint64(key []byte, value uint64) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	b := binary.BigEndian.AppendUint64(nil, value)
 	if string(key) == keyVoteTerm {
+		v.mu.Lock()
+		defer v.mu.Unlock()
 		v.voteTerm = b
 		return nil
 	}
-	return v.put(string(key), b)
+	return v.Set(key, b)
 }
 
 // GetUint64 implements raft.StableStore.
