@@ -377,11 +377,9 @@ func pause(w *world) (string, func()) {
 		return "", nil
 	}
 	w.cluster.Freeze(m.Peer)
-	m.Disk.Hang(true)
-	disk := m.Disk
+	stall(m, w.between(100*time.Millisecond, 3*time.Second))
 	return "pause " + m.ID, func() {
 		w.tell("%s goes on", m.ID)
-		disk.Hang(false)
 		w.cluster.Heal(m.Peer)
 	}
 }
@@ -391,12 +389,21 @@ func hang(w *world) (string, func()) {
 	if m == nil {
 		return "", nil
 	}
-	disk := m.Disk
-	disk.Hang(true)
-	return "the disk of " + m.ID + " hangs", func() {
-		w.tell("the disk of %s goes on", m.ID)
-		disk.Hang(false)
-	}
+	d := w.between(100*time.Millisecond, 4*time.Second)
+	stall(m, d)
+	return fmt.Sprintf("the disk of %s hangs for %v", m.ID, d.Round(time.Millisecond)), nil
+}
+
+// stall lets no write or sync of a master end before the time is over. Reads go on: a lock that is held while the disk reads would stop
+// virtual time.
+func stall(m *master, d time.Duration) {
+	end := time.Now().Add(d)
+	m.Disk.SetLatency(func(op disktest.Op, _ string) time.Duration {
+		if op == disktest.OpWrite || op == disktest.OpSync {
+			return time.Until(end)
+		}
+		return 0
+	})
 }
 
 func slowDisk(w *world) (string, func()) {
