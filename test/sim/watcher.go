@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -86,7 +87,7 @@ func (w *world) follow(ctx context.Context, c *client, path string, s *span) (go
 	if resp.StatusCode != http.StatusOK {
 		return resp.StatusCode == http.StatusGone && w.refusedHonestly(addr, s)
 	}
-	s.masters = append(s.masters, addr)
+	s.masters = append(s.masters, fmt.Sprintf("%s after %d at %v,", addr, s.to, w.elapsed().Round(time.Millisecond)))
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(make([]byte, 64<<10), 4<<20)
 	for lines.Scan() {
@@ -98,6 +99,7 @@ func (w *world) follow(ctx context.Context, c *client, path string, s *span) (go
 		case "ERROR":
 			return f.Object.Code == http.StatusGone && w.refusedHonestly(addr, s)
 		case "BOOKMARK":
+			s.masters = append(s.masters, fmt.Sprintf("bookmark %d at %v,", f.Object.Metadata.revision(), w.elapsed().Round(time.Millisecond)))
 			s.to = max(s.to, f.Object.Metadata.revision())
 		default:
 			m := f.Object.Metadata
