@@ -116,7 +116,7 @@ func NewAuthority() (*Authority, error) {
 	tmpl := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: fmt.Sprintf("mgr-ca@%d", now.Unix())},
-		NotBefore:             now.Add(-clockSkew),
+		NotBefore:             now.Add(-ownSkew),
 		NotAfter:              now.Add(CALifetime),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,

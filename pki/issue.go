@@ -28,8 +28,12 @@ const (
 	NodePrefix = "system:node:" // user names of agents: NodePrefix + node name
 )
 
-// clockSkew is how far a peer's clock may be behind without refusing a fresh certificate.
-const clockSkew = 5 * time.Minute
+// How far a peer's clock may be behind without refusing a fresh certificate: one that masters and nodes live by, whose clock may jump by
+// an hour and more when somebody takes local time for UTC, or one that somebody asked for, which may be good for minutes.
+const (
+	ownSkew   = time.Hour + 5*time.Minute
+	clockSkew = 5 * time.Minute
+)
 
 // Identity is what a certificate says about its holder.
 type Identity struct {
@@ -98,7 +102,7 @@ func (a *Authority) Issue(pub crypto.PublicKey, id Identity) (certPEM []byte, er
 		Subject:               pkix.Name{CommonName: id.Name, Organization: id.Orgs},
 		DNSNames:              id.DNS,
 		IPAddresses:           id.IPs,
-		NotBefore:             now.Add(-clockSkew),
+		NotBefore:             now.Add(-ownSkew),
 		NotAfter:              notAfter,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           usages,

@@ -57,7 +57,7 @@ func TestKilledWhileInstalledAnew(t *testing.T) {
 	}
 	// A state that differs is found out by comparison: the peer ends itself, and is killed when it has noted why.
 	id := w.aFollower(t)
-	w.arm(t, id, "state.tamper=error:differ@1,reinstall.marked=kill")
+	w.arm(t, id, "state.tamper=error:differ,reinstall.marked=kill")
 	dead, pid := w.fired(t, "reinstall.marked", []string{id})
 	w.Revive(t, dead, pid)
 	w.agree(t)

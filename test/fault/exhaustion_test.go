@@ -27,24 +27,29 @@ func (w *World) fresh(t *testing.T) []kubernetes.Interface {
 	t.Helper()
 	var all []kubernetes.Interface
 	for _, cfg := range w.Configs {
-		all = append(all, newClient(t, cfg))
+		k, _ := newClient(t, cfg)
+		all = append(all, k)
 	}
 	return all
 }
 
 var clients atomic.Int64
 
-// newClient does not share connections: client-go's cache of transports goes by the configuration.
-func newClient(t *testing.T, cfg *rest.Config) kubernetes.Interface {
+// newClient does not share connections; hangUp ends them, as does the end of the test.
+func newClient(t *testing.T, cfg *rest.Config) (k kubernetes.Interface, hangUp func()) {
 	t.Helper()
 	own := rest.CopyConfig(cfg)
 	own.UserAgent = fmt.Sprint("client ", clients.Add(1))
 	own.Dial = (&net.Dialer{Timeout: 5 * time.Second}).DialContext // a transport with a dialer is not shared
-	k, err := kubernetes.NewForConfig(own)
+	hc, err := rest.HTTPClientFor(own)
+	if err == nil {
+		k, err = kubernetes.NewForConfigAndClient(own, hc)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return k
+	t.Cleanup(hc.CloseIdleConnections)
+	return k, hc.CloseIdleConnections
 }
 
 // TestFewFileDescriptors gives a master few file descriptors and opens more connections to it than it can have: it sheds them and
@@ -61,8 +66,9 @@ func TestFewFileDescriptors(t *testing.T) {
 	var open sync.WaitGroup
 	var served, refused atomic.Int64
 	for range 300 {
-		at := newClient(t, w.Configs[w.index(id)])
+		at, hangUp := newClient(t, w.Configs[w.index(id)])
 		open.Go(func() {
+			defer hangUp()
 			watch, err := at.CoreV1().ConfigMaps(Namespace).Watch(ctx, metav1.ListOptions{})
 			if err != nil {
 				refused.Add(1)
@@ -80,7 +86,7 @@ func TestFewFileDescriptors(t *testing.T) {
 	if served.Load() == 0 || refused.Load() == 0 {
 		t.Errorf("%d connections were served and %d were not: both should happen", served.Load(), refused.Load())
 	}
-	at := newClient(t, w.Configs[w.index(id)])
+	at, _ := newClient(t, w.Configs[w.index(id)])
 	cluster.Eventually(t, 30*time.Second, "the master serves again", func(ctx context.Context) error {
 		_, err := at.CoreV1().ConfigMaps(Namespace).List(ctx, metav1.ListOptions{Limit: 1})
 		return err
@@ -105,6 +111,8 @@ func lastLines(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
+const valueBytes = 4000
+
 // TestLittleMemory bounds a master's memory to hardly more than it has and asks more of it than fits. The kernel may kill it; it
 // comes back, all masters have one state, and nothing is lost.
 func TestLittleMemory(t *testing.T) {
@@ -117,7 +125,7 @@ func TestLittleMemory(t *testing.T) {
 		cluster.Eventually(t, 30*time.Second, "the cgroup is empty", func(context.Context) error { return os.Remove(group) })
 	})
 	limit := filepath.Join(group, "memory.limit_in_bytes")
-	if err := os.WriteFile(limit, []byte("200M"), 0o600); err != nil {
+	if err := os.WriteFile(limit, []byte("160M"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	lead := w.agree(t)
@@ -126,12 +134,12 @@ func TestLittleMemory(t *testing.T) {
 	w.Kill(t, lead.ID)
 	w.agree(t)
 	l := w.StartLoad(t, 2, 8)
-	l.Acks.Value = 20_000
+	l.Acks.Value = valueBytes
 	l.Await(t, 1000)
 	var asking sync.WaitGroup
 	var shed, broken atomic.Int64
 	for range 60 {
-		at := newClient(t, w.Configs[w.index(lead.ID)])
+		at, _ := newClient(t, w.Configs[w.index(lead.ID)])
 		asking.Go(func() {
 			for range 4 {
 				ask, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -152,6 +160,6 @@ func TestLittleMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("a master in 200 MB asked for 240 lists of ~%d MB at once: %d answered 429, %d broken off, limit reached %s times; %s",
-		f.Created*20_000>>20, shed.Load(), broken.Load(), strings.TrimSpace(string(failures)), f)
+	t.Logf("a master in 160 MB asked for 240 lists of ~%d MB at once: %d answered 429, %d broken off, limit reached %s times; %s",
+		f.Created*valueBytes>>20, shed.Load(), broken.Load(), strings.TrimSpace(string(failures)), f)
 }

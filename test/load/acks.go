@@ -86,6 +86,9 @@ func (a *Acks) Gap() (longest time.Duration) {
 
 // Lost lists a master's objects and returns the acknowledged ones that it has not.
 func (a *Acks) Lost(ctx context.Context, at kubernetes.Interface) ([]string, error) {
+	a.mu.Lock()
+	before := maps.Clone(a.at) // the list has what was acknowledged before it was asked for
+	a.mu.Unlock()
 	list, err := at.CoreV1().ConfigMaps(a.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("list what was acknowledged: %w", err)
@@ -94,10 +97,8 @@ func (a *Acks) Lost(ctx context.Context, at kubernetes.Interface) ([]string, err
 	for _, cm := range list.Items {
 		have[cm.Name] = true
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	var lost []string
-	for name := range a.at {
+	for name := range before {
 		if !have[name] {
 			lost = append(lost, name)
 		}
