@@ -87,6 +87,10 @@ func RunMaster(ctx context.Context, cfg MasterConfig) error {
 		return fmt.Errorf("open the port: %w", err)
 	}
 	defer listener.Close()
+	shedder, err := shed(listener)
+	if err != nil {
+		return fmt.Errorf("find out how many files this process may open: %w", err)
+	}
 	err = m.assemble()
 	if errors.Is(err, raftnode.ErrDamaged) { // which has been noted
 		m.log.Error("the quorum's log cannot be opened", "err", err)
@@ -98,7 +102,7 @@ func RunMaster(ctx context.Context, cfg MasterConfig) error {
 		return err
 	}
 	defer m.close()
-	return m.run(ctx, listener)
+	return m.run(ctx, shedder)
 }
 
 // prepare checks the configuration and fills in what can be found out.

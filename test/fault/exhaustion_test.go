@@ -125,7 +125,7 @@ func TestLittleMemory(t *testing.T) {
 		cluster.Eventually(t, 30*time.Second, "the cgroup is empty", func(context.Context) error { return os.Remove(group) })
 	})
 	limit := filepath.Join(group, "memory.limit_in_bytes")
-	if err := os.WriteFile(limit, []byte("160M"), 0o600); err != nil {
+	if err := os.WriteFile(limit, []byte("256M"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	lead := w.agree(t)
@@ -160,6 +160,6 @@ func TestLittleMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("a master in 160 MB asked for 240 lists of ~%d MB at once: %d answered 429, %d broken off, limit reached %s times; %s",
+	t.Logf("a master in 256 MB asked for 240 lists of ~%d MB at once: %d answered 429, %d broken off, limit reached %s times; %s",
 		f.Created*valueBytes>>20, shed.Load(), broken.Load(), strings.TrimSpace(string(failures)), f)
 }
