@@ -38,6 +38,7 @@ type gate struct {
 	fresh    uint64 // number of this life, drawn at its start; 0: the peer is not fresh
 	admitted uint64 // index up to which the log says nothing of this life; 0: not admitted
 	unproven bool
+	knocked  raft.RPCHeader // of the leader whose entries were refused last
 }
 
 var (
@@ -161,6 +162,7 @@ func (g *gate) refuses(command any) error {
 		return g.votes()
 	}
 	if err := g.takes(); err != nil {
+		g.noteKnock(command)
 		return err
 	}
 	g.prove()
@@ -239,6 +241,7 @@ func (n *Node) comeOfAge() {
 			return
 		}
 		if fresh, admitted := n.gate.life(); fresh != 0 {
+			n.takeFromEarlier(fresh, admitted)
 			if n.promotedAfter(admitted) {
 				if err := n.gate.grow(); err != nil {
 					n.config.Log.Error("this master may vote, but cannot note it", "error", err)

@@ -157,6 +157,35 @@ func (n *Node) knowsEnough(ctx context.Context, s raft.Server) error {
 	return nil
 }
 
+// noteKnock remembers whose entries an empty peer does not take.
+func (g *gate) noteKnock(command any) {
+	if c, ok := command.(raft.WithRPCHeader); ok {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.knocked = c.GetRPCHeader()
+	}
+}
+
+// takeFromEarlier lets the log into an empty peer whose leader is of a version that admits nobody, as that version does it.
+func (n *Node) takeFromEarlier(fresh, admitted uint64) {
+	n.gate.mu.Lock()
+	from := n.gate.knocked
+	n.gate.mu.Unlock()
+	if admitted != 0 || len(from.ID) == 0 {
+		return
+	}
+	st, err := n.ask(n.ctx, raft.Server{ID: raft.ServerID(from.ID), Address: raft.ServerAddress(from.Addr)})
+	if err != nil || st.Knows != 0 {
+		return // a leader that knows of levels admits it
+	}
+	// It gives the vote once this peer has caught up, so after the end of its log now.
+	if err := n.gate.admit(fresh, st.LastIndex); err != nil {
+		n.config.Log.Warn("cannot take the log from a leader of an earlier version", "leader", st.ID, "error", err)
+		return
+	}
+	n.config.Log.Info("the leader is of an earlier version: this master takes the log without being admitted", "leader", st.ID)
+}
+
 // knows is the highest feature level that the peer knows; those from before there were levels do not say.
 func (st *peerStatus) knows() fsm.Level { return max(st.Knows, fsm.LevelFirst) }
 
