@@ -6,6 +6,7 @@ VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 X           := -X k8s.io/component-base/version.gitVersion=$(KUBE)+mgr -X k8s.io/component-base/version.gitMajor=1 \
                -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/component-base/version.gitCommit=$(VERSION)
 LDFLAGS     := -s -w $(X)
+PREVIOUS    := 041e8a5
 EMBED       := agent/embedded/files/shim.gz agent/embedded/files/demo.tar.gz
 SOURCES     := $(shell find . -name '*.go' -not -path './bin/*') go.mod go.sum
 APT         := runc iptables iproute2 conntrack busybox-static strace
@@ -36,7 +37,7 @@ install: build ## install the binary to /usr/local/bin (see deploy/ for the serv
 
 ##@ Develop
 .PHONY: test
-test: deps build bin/mgr-failpoints images bin/kubectl-1.20 ## everything: unit, integration with real containers, whole clusters, failover, faults (root, ~20 min)
+test: deps build bin/mgr-failpoints bin/mgr-previous images bin/kubectl-1.20 ## everything: unit, integration with real containers, whole clusters, failover, faults (root, ~20 min)
 	test/run
 
 .PHONY: test-long
@@ -96,6 +97,13 @@ bin/mgr: $(EMBED) $(SOURCES) cmd/local/demo.yaml
 bin/mgr-failpoints: $(EMBED) $(SOURCES) cmd/local/demo.yaml $(wildcard failpoint/*.s)
 	@mkdir -p bin
 	go build -tags failpoints -ldflags "$(LDFLAGS) -checklinkname=0" -o $@ ./cmd/mgr
+
+# The version before, for tests of upgrades. A shallow clone does not have it: those tests say so and run with what they have.
+bin/mgr-previous: $(EMBED) Makefile
+	@if ! git cat-file -e $(PREVIOUS)^{commit} 2>/dev/null; then echo "this clone does not have $(PREVIOUS), the version before"; exit 0; fi; \
+	set -e; rm -rf bin/previous; mkdir -p bin/previous; git archive $(PREVIOUS) | tar -x -C bin/previous; \
+	cp $(EMBED) bin/previous/agent/embedded/files/; \
+	go build -C bin/previous -ldflags "$(subst $(VERSION),$(PREVIOUS),$(LDFLAGS))" -o ../mgr-previous ./cmd/mgr; rm -rf bin/previous
 
 .PHONY: images
 images: bin/images/busybox.tar.gz

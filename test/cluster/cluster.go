@@ -57,16 +57,29 @@ func Failpoints(t testing.TB) string {
 	return built(t, "MGR_WITH_FAILPOINTS", "mgr-failpoints", "make bin/mgr-failpoints")
 }
 
+// Previous is the version of mgr before this one: $MGR_PREVIOUS, or bin/mgr-previous of this checkout, if there is one.
+func Previous(t testing.TB) (bin string, ok bool) {
+	t.Helper()
+	bin = where(t, "MGR_PREVIOUS", "mgr-previous")
+	_, err := os.Stat(bin)
+	return bin, err == nil
+}
+
+func where(t testing.TB, env, name string) string {
+	t.Helper()
+	if bin := os.Getenv(env); bin != "" {
+		return bin
+	}
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatalf("find the checkout: %v", err)
+	}
+	return filepath.Join(strings.TrimSpace(string(root)), "bin", name)
+}
+
 func built(t testing.TB, env, name, how string) string {
 	t.Helper()
-	bin := os.Getenv(env)
-	if bin == "" {
-		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-		if err != nil {
-			t.Fatalf("find the checkout: %v", err)
-		}
-		bin = filepath.Join(strings.TrimSpace(string(root)), "bin", name)
-	}
+	bin := where(t, env, name)
 	if _, err := os.Stat(bin); err != nil {
 		t.Fatalf("these tests drive the built binary: run `%s` first (%v)", how, err)
 	}
