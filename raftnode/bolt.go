@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -106,13 +107,13 @@ func (p *previous) takeOver(to raft.LogStore) (values map[string][]byte, err err
 	bolt, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
 		NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, Timeout: boltPatience,
 	}})
-	switch {
+	switch system := syscall.Errno(0); {
 	case errors.Is(err, bbolt.ErrTimeout):
 		return nil, fmt.Errorf("%s is in use; is a master running already with this data directory?", path)
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
-		return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, path, err)
-	case err != nil:
+	case errors.As(err, &system):
 		return nil, fmt.Errorf("open %s: %w", path, err)
+	case err != nil: // bbolt's own, of which not all have a name
+		return nil, fmt.Errorf("%w: %s: %v", ErrDamaged, path, err)
 	}
 	if err = moveLog(bolt, to); err != nil {
 		return nil, errors.Join(err, bolt.Close())

@@ -221,6 +221,7 @@ func (n *Node) Gauges() map[string]float64 {
 	}
 	n.memberGauges(all)
 	n.chronicle.gauges(all)
+	n.diskGauges(all)
 	return all
 }
 

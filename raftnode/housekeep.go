@@ -16,7 +16,7 @@ const (
 	snapshotEntries = 8192
 	snapshotBytes   = 64 << 20
 	mostTrailing    = 10240
-	leastTrailing   = 256
+	leastTrailing   = 32
 	trailingBytes   = 64 << 20
 	housekeepEvery  = time.Second
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"mgr/raftnode/disk"
 )
 
 // What a peer does when its disk does not do as it should:
@@ -75,6 +78,24 @@ func (n *Node) attend() {
 
 func (n *Node) attendants() []*attendant {
 	return []*attendant{n.guard.attendant, n.votes.attendant, n.snapshots.attendant}
+}
+
+// diskGauges are the figures of the data directory; there are none in memory.
+func (n *Node) diskGauges(all map[string]float64) {
+	f := n.storage.files
+	if f == nil {
+		return
+	}
+	all["mgr_raft_slowest_write_seconds"] = n.guard.slowest.get().Seconds()
+	if b, err := disk.Used(f.fs, filepath.Join(f.dir, "log")); err == nil {
+		all["mgr_raft_log_bytes"] = float64(b)
+	}
+	if b, err := disk.Used(f.fs, filepath.Join(f.dir, "snapshots")); err == nil {
+		all["mgr_raft_snapshot_bytes"] = float64(b)
+	}
+	if free, _, err := f.fs.Space(f.dir); err == nil {
+		all["mgr_raft_disk_free_bytes"] = float64(free)
+	}
 }
 
 // closeStorage is called when nobody uses the storage any more. A disk that hangs is not waited for.

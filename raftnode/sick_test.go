@@ -1,10 +1,12 @@
 package raftnode_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -303,5 +305,54 @@ func TestDamagedSnapshotIsReplaced(t *testing.T) {
 		if err := leader.Node.Err(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// TestSnapshotReachesASlowFollower: a peer that has missed what the log no longer has gets a snapshot while writes go on, though its disk is
+// slow and its power goes in the middle, more than once.
+func TestSnapshotReachesASlowFollower(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := sickDisks(t)
+		leader, away := c.Leader(), c.Follower()
+		c.Kill(away)
+		for i := range 300 {
+			mustPropose(t, leader, put(fsm.Create, fmt.Sprint("x", i), strings.Repeat("x", 50_000))) // 15 MB: two syncs on the way
+		}
+		leader.Node.KeepLog(5)
+		if err := leader.Node.Snapshot(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = leader.Node.Propose(ctx, put(fsm.Update, "x1", "2"))
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		installing := make(chan struct{}, 1)
+		away.Disk.SetLatency(func(op disktest.Op, name string) time.Duration {
+			if op != disktest.OpSync {
+				return 0
+			}
+			if strings.Contains(name, "/snapshots/") {
+				select {
+				case installing <- struct{}{}:
+				default:
+				}
+			}
+			return 200 * time.Millisecond
+		})
+		for range 3 {
+			c.Start(away)
+			<-installing
+			time.Sleep(100 * time.Millisecond)
+			c.Crash(away)
+		}
+		c.Start(away)
+		c.Until("it has caught up", func() bool { return away.FSM.State().Index()+50 > leader.FSM.State().Index() })
+		stop()
+		writing.Wait()
+		sameAgain(t, c)
 	})
 }
