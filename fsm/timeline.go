@@ -19,8 +19,8 @@ type moment struct {
 	before uint64
 }
 
-// keepMoments is how many moments are left when there are twice as many: hours of a cluster that changes every second.
-const keepMoments = 1 << 14
+// keepMoments is how many moments are left when there are twice as many: 18 hours of a cluster that changes every second.
+const keepMoments = 1 << 16
 
 // note records that revision before was left at milliseconds since 1970; they never go back.
 func (t *timeline) note(milliseconds int64, before uint64) {

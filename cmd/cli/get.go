@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -73,6 +74,8 @@ func (p *past) wrap(c *rest.Config) *rest.Config {
 	return c
 }
 
+var errNoPast = errors.New("this API server does not know the past: it is not mgr, or an older version of it")
+
 type pastTransport struct {
 	*past
 	next http.RoundTripper
@@ -90,10 +93,15 @@ func (t pastTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	q.Del("resourceVersion")
 	r.URL.RawQuery = q.Encode()
 	answer, err := t.next.RoundTrip(r)
-	if err == nil {
-		t.pin(answer.Header.Get(api.RevisionHeader))
+	if err != nil {
+		return nil, err
 	}
-	return answer, err
+	revision := answer.Header.Get(api.RevisionHeader)
+	if revision == "" && answer.StatusCode == http.StatusOK {
+		return nil, errors.Join(errNoPast, answer.Body.Close()) // it would show the present
+	}
+	t.pin(revision)
+	return answer, nil
 }
 
 func (p *past) parameter() (name, value string) {

@@ -96,7 +96,7 @@ func (f *historyFlags) one(ctx context.Context, c *env, client kubernetes.Interf
 	if f.limit > 0 {
 		limit = fmt.Sprint(f.limit)
 	}
-	h, err := read[api.History](ctx, client, r, "history", "changes", "since", f.since, "limit", limit, "labelSelector", f.selector)
+	h, err := readHistory(ctx, client, r, "history", "changes", "since", f.since, "limit", limit, "labelSelector", f.selector)
 	if err != nil {
 		return err
 	}

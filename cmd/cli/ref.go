@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
+
+	"mgr/api"
 )
 
 // ref is an object or, without a name, all objects of a resource in a namespace ("": in all).
@@ -105,6 +107,15 @@ func (r ref) path() string {
 		parts = append(parts, "namespaces", r.namespace)
 	}
 	return path.Join(append(parts, r.Resource.Resource, r.name)...)
+}
+
+// readHistory gets the history of the object or list.
+func readHistory(ctx context.Context, client kubernetes.Interface, r ref, parameters ...string) (api.History, error) {
+	h, err := read[api.History](ctx, client, r, parameters...)
+	if err == nil && h.Kind != "History" {
+		err = errNoPast
+	}
+	return h, err
 }
 
 // read gets a document of the object or list; parameters are names and values, those without a value are left out.

@@ -4,20 +4,25 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
+	"mgr/api"
 	"mgr/api/apitest"
 )
 
@@ -25,15 +30,25 @@ import (
 type line struct {
 	*apitest.Server
 	kubeconfig string
+	plain      bool // the server is one that does not know of the past
 }
 
 func newLine(t *testing.T) *line {
 	s := apitest.New(t)
-	web := httptest.NewServer(s.Handler())
+	l := &line{Server: s}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if q := r.URL.Query(); l.plain {
+			for _, name := range []string{"at", "atRevision", "history"} {
+				q.Del(name)
+			}
+			r.URL.RawQuery = q.Encode()
+		}
+		s.Handler().ServeHTTP(w, r)
+	}))
 	t.Cleanup(web.Close)
 	dir := t.TempDir()
 	t.Setenv("KUBECACHEDIR", filepath.Join(dir, "cache"))
-	l := &line{s, filepath.Join(dir, "config")}
+	l.kubeconfig = filepath.Join(dir, "config")
 	text := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}],
 clusters: [{name: c, cluster: {server: %q}}], users: [{name: u, user: {token: x}}]}`, web.URL)
 	if err := os.WriteFile(l.kubeconfig, []byte(text), 0o600); err != nil {
@@ -259,5 +274,41 @@ func TestUndelete(t *testing.T) {
 	expect(t, l.mgr(t, "undelete", "svc/thief"), "service/thief is back")
 	if again, err = services.Get(ctx, "thief", metav1.GetOptions{}); err != nil || again.Spec.ClusterIP != service.Spec.ClusterIP {
 		t.Errorf("%v, %+v", err, again)
+	}
+}
+
+// TestOtherServersHaveNoPast: a server that does not know the parameters would show the present, or an object, for the past.
+func TestOtherServersHaveNoPast(t *testing.T) {
+	l := newLine(t)
+	l.plain = true
+	_, err := l.Client.CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{})
+	l.must(t, err)
+	for _, args := range [][]string{{"get", "cm", "--at", "1h"}, {"get", "cm", "a", "--at-revision", "1"}, {"history", "cm/a"}, {"undelete", "cm/a"}, {"undelete", "cm", "--list"}} {
+		expect(t, l.mgr(t, args...), "does not know the past")
+	}
+}
+
+// TestHistoryThatIsOver: where nothing, or not everything, is known any more, it is said how far history reaches.
+func TestHistoryThatIsOver(t *testing.T) {
+	deployments := ref{RESTMapping: &meta.RESTMapping{Resource: schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"},
+		GroupVersionKind: schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, Scope: meta.RESTScopeNamespace}, namespace: "d", name: "web"}
+	at := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+	h := toldHistory{History: api.History{Begins: api.Beginning{Revision: 812, Time: &at}}}
+	for _, c := range []struct {
+		changes []toldChange
+		left    int
+		want    string
+	}{
+		{nil, 0, "No changes of deployment.apps/web are known: history begins at revision 812 (2026-11-23T10:00:00Z, "},
+		{[]toldChange{{Change: api.Change{Type: "MODIFIED"}}}, 0, "History begins at revision 812 ("},
+		{[]toldChange{{Change: api.Change{Type: "MODIFIED"}}}, 3, "3 older changes are not shown: "},
+		{[]toldChange{{Change: api.Change{Type: "ADDED"}}}, 0, "REVISION"},
+	} {
+		var out bytes.Buffer
+		h.Changes, h.Left = c.changes, c.left
+		newHistoryPrinter(&out, &historyFlags{}).print(&h, deployments)
+		if !strings.HasPrefix(out.String(), c.want) {
+			t.Errorf("%s, want %s", out.String(), c.want)
+		}
 	}
 }

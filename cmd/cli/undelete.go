@@ -138,12 +138,12 @@ func (u *undelete) connect() error {
 // deleted lists what is gone of a resource.
 func (u *undelete) deleted(ctx context.Context, r ref, selector string) (api.History, error) {
 	r.name = ""
-	return read[api.History](ctx, u.client, r, "history", "deleted", "labelSelector", selector)
+	return readHistory(ctx, u.client, r, "history", "deleted", "labelSelector", selector)
 }
 
 // show lists what can be brought back.
 func (u *undelete) show(ctx context.Context, refs []ref) error {
-	return show(u.Out, "", nil, func(w io.Writer) {
+	err := show(u.Out, "", nil, func(w io.Writer) {
 		fmt.Fprintln(w, "NAME\tDELETED\tBY\tREVISION")
 		for _, r := range refs {
 			h, err := u.deleted(ctx, r, u.selector)
@@ -158,6 +158,7 @@ func (u *undelete) show(ctx context.Context, refs []ref) error {
 			}
 		}
 	})
+	return errors.Join(append(u.failed, err)...)
 }
 
 // one brings one object back, and with it what depended on it.
@@ -177,7 +178,7 @@ func (u *undelete) one(ctx context.Context, r ref) error {
 
 // lastForm finds the form to bring back, and when the object was deleted.
 func (u *undelete) lastForm(ctx context.Context, r ref) (*unstructured.Unstructured, *api.Change, error) {
-	h, err := read[api.History](ctx, u.client, r, "history", "changes")
+	h, err := readHistory(ctx, u.client, r, "history", "changes")
 	if err != nil {
 		return nil, nil, err
 	}
