@@ -201,12 +201,8 @@ func TestLossyNetwork(t *testing.T) {
 // inside runs a command in a master's network namespace.
 func (n *network) inside(t *testing.T, id string, command ...string) {
 	t.Helper()
-	host, err := n.hosts.Host(id)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var out []byte
-	err = host.Do(func() (err error) {
+	err := n.host(t, id).Do(func() (err error) {
 		out, err = exec.Command(command[0], command[1:]...).CombinedOutput()
 		return err
 	})
@@ -220,11 +216,7 @@ func (n *network) masters(t *testing.T) string {
 	t.Helper()
 	var all []string
 	for _, id := range n.IDs {
-		host, err := n.hosts.Host(id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, host.Addr.String())
+		all = append(all, n.host(t, id).Addr.String())
 	}
 	return fmt.Sprintf("%s-%s", all[0], all[len(all)-1])
 }
