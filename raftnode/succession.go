@@ -183,6 +183,7 @@ type loss struct {
 func (n *Node) succeed(l loss) {
 	began := time.Now()
 	voters, need := n.voters()
+	fresh := n.freshen(l.leader)
 	others := n.survey(voters, l.leader, l.ask)
 	turn, agreed, votes := n.turn(voters, others), 1, n.isVoter()
 	for _, st := range others {
@@ -196,7 +197,7 @@ func (n *Node) succeed(l loss) {
 	if !votes || l.silence == never {
 		return
 	}
-	n.freshen(l.leader)
+	await(n.ctx, fresh, n.config.Timing.Heartbeat/4)
 	n.pause(n.ctx, time.Duration(turn)*n.config.Timing.Heartbeat/2+max(0, l.silence-time.Since(n.raft.LastContact())))
 	if turn > 0 && n.overtaken(voters, l.leader) {
 		n.pause(n.ctx, n.config.Timing.Heartbeat/2) // it may lose, if its log is shorter than it seemed
@@ -236,16 +237,18 @@ func (n *Node) nominate(id raft.ServerID, addr raft.ServerAddress) error {
 }
 
 // freshen makes sure that raft's connections to the other voters work: one that was left idle may have ended with the voter's last
-// process, and raft would lose its request for the vote by it and not ask again before the next round.
-func (n *Node) freshen(dead string) {
+// process, and raft would lose its request for the vote by it and not ask again before the next round. What it returns is closed
+// when all have answered, or cannot.
+func (n *Node) freshen(dead string) <-chan struct{} {
 	// Of term 0, so that it is refused at once and changes nothing.
 	request := n.request(0, raft.Log{}, nil, 0)
 	voters, _ := n.voters()
+	var asked sync.WaitGroup
 	for _, v := range voters {
 		if id := string(v.ID); id == n.config.ID || id == dead {
 			continue
 		}
-		n.wg.Go(func() {
+		asked.Go(func() {
 			var response raft.AppendEntriesResponse
 			for range 2 { // as many as may be idle, and a new one
 				if n.transport.AppendEntries(v.ID, v.Address, request, &response) == nil {
@@ -254,6 +257,12 @@ func (n *Node) freshen(dead string) {
 			}
 		})
 	}
+	done := make(chan struct{})
+	n.wg.Go(func() {
+		asked.Wait()
+		close(done)
+	})
+	return done
 }
 
 // isVoter says whether this peer is a voter, and may make use of its vote.
