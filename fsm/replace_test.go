@@ -353,3 +353,30 @@ func TestPresent(t *testing.T) {
 		t.Error("the state itself is another")
 	}
 }
+
+// FuzzReplace: whatever comes as a piece, nothing panics, a refusal changes nothing, and peers agree.
+func FuzzReplace(f *testing.F) {
+	var b bytes.Buffer
+	if err := New(Options{}).State().WriteSnapshot(&b); err != nil {
+		f.Fatal(err)
+	}
+	r := announce(b.Bytes())
+	f.Add(r.Begin(), r.Chunk(0, b.Bytes()), r.End())
+	f.Add(r.Begin(), r.Chunk(3, nil), []byte{1})
+	f.Add([]byte{1, 'r', 0xff}, []byte{0xff, 0xff}, []byte(nil))
+	f.Fuzz(func(t *testing.T, begin, chunk, end []byte) {
+		l := newTape(t)
+		before := l.f.State().Hash()
+		refused := false
+		for _, step := range []struct {
+			kind Kind
+			data []byte
+		}{{ReplaceBegin, begin}, {ReplaceChunk, chunk}, {ReplaceCommit, end}} {
+			refused = l.replace(step.kind, step.data) != nil
+		}
+		if refused && l.f.State().Hash() != before {
+			t.Error("a refused commit changed the state")
+		}
+		l.same()
+	})
+}

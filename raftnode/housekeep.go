@@ -44,6 +44,9 @@ func (n *Node) housekeep() {
 			n.keepOut()
 		}
 		n.saveHeard()
+		if n.fsm.State().Staging() {
+			continue // until the restore has ended there is no snapshot to be had
+		}
 		index := n.fsm.State().Index()
 		entries, bytes := index-min(last, index), n.guard.written.Load()
 		if entries < uint64(failpoint.Number("snapshot.entries", snapshotEntries)) && bytes < snapshotBytes && !n.resnap.Load() {

@@ -18,6 +18,7 @@ import (
 	"mgr/failpoint"
 	"mgr/pki"
 	"mgr/raftnode"
+	"mgr/raftnode/disk"
 )
 
 // RestoreGap is by how much the revisions of a cluster that is made of a snapshot are ahead of the snapshot's: more than can have been
@@ -42,30 +43,39 @@ func RestoreMaster(cfg MasterConfig, c *backup.Content) error {
 	if err := m.prepare(); err != nil {
 		return err
 	}
-	authority, err := pki.FromSecrets(c.Keys)
+	err := m.build(c)
 	if err == nil {
-		err = authority.Save(m.pkiDir())
-	}
-	failpoint.Hit("restore.keys.saved")
-	if err == nil {
-		err = m.seed(c)
-	}
-	failpoint.Hit("restore.seeded")
-	if err == nil {
-		err = m.keepSettings()
-	}
-	if err == nil {
-		err = os.WriteFile(filepath.Join(m.cfg.Dir, joinedFile), nil, 0o600)
-	}
-	failpoint.Hit("restore.rename.before")
-	if err == nil {
+		failpoint.Hit("restore.rename.before")
 		err = os.Rename(m.cfg.Dir, dir)
+		failpoint.Hit("restore.rename.after")
 	}
-	failpoint.Hit("restore.rename.after")
+	if err == nil {
+		err = disk.OS{}.SyncDir(filepath.Dir(dir))
+	}
 	if err != nil {
 		return fmt.Errorf("restore into %s: %w", dir, err)
 	}
 	return nil
+}
+
+// build fills the data directory.
+func (m *Master) build(c *backup.Content) error {
+	authority, err := pki.FromSecrets(c.Keys)
+	if err != nil {
+		return err
+	}
+	if err := authority.Save(m.pkiDir()); err != nil {
+		return err
+	}
+	failpoint.Hit("restore.keys.saved")
+	if err := m.seed(c); err != nil {
+		return err
+	}
+	failpoint.Hit("restore.seeded")
+	if err := m.keepSettings(); err != nil {
+		return err
+	}
+	return pki.WriteFile(filepath.Join(m.cfg.Dir, joinedFile), nil)
 }
 
 // restoredFile has the settings of a restored cluster, so that a master of it is not started with others.

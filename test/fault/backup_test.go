@@ -270,6 +270,9 @@ func (b *backupTest) online(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if o := b.Mgr(ctx, "snapshot", "restore", b.file()); o.Code != 2 || !strings.Contains(o.Stderr, "will be replaced by") {
+		t.Errorf("a restore that nobody confirmed: exit %d, %s", o.Code, o.Stderr)
+	}
 	b.Must(t, "snapshot", "restore", b.file(), "--yes")
 	for i, w := range watchers {
 		if code := ended(t, w); code != 410 {
