@@ -15,6 +15,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -48,8 +49,9 @@ func newClient(t *testing.T, cfg *rest.Config) (k kubernetes.Interface, hangUp f
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(hc.CloseIdleConnections)
-	return k, hc.CloseIdleConnections
+	hangUp = func() { utilnet.CloseIdleConnectionsFor(hc.Transport) }
+	t.Cleanup(hangUp)
+	return k, hangUp
 }
 
 // TestFewFileDescriptors gives a master few file descriptors and opens more connections to it than it can have: it sheds them and
