@@ -267,7 +267,7 @@ func (w *world) runReader(number int) func(context.Context, *client) {
 func (w *world) read(ctx context.Context, c *client, number int) {
 	name, addr := registerName(c.random.IntN(registers)), c.anywhere()
 	r := readRecord{client: number, key: fsm.Key{Resource: "configmaps", Namespace: namespace, Name: name}, floor: w.floor.Load(), master: addr, call: w.totals.clock.Add(1)}
-	code, o, err := c.call(ctx, addr, http.MethodGet, configMapPath("/"+name), nil, nil)
+	code, o, err := c.call(ctx, addr, http.MethodGet, configMapPath("/"+name), w.consistency(), nil)
 	r.end = w.totals.clock.Add(1)
 	switch {
 	case err == nil && code == http.StatusOK:
@@ -278,6 +278,14 @@ func (w *world) read(ctx context.Context, c *client, number int) {
 		return
 	}
 	w.totals.addRead(r)
+}
+
+// consistency of reads: that of Kubernetes, unless reads are broken on purpose.
+func (w *world) consistency() url.Values {
+	if w.plan.broken == staleReads {
+		return url.Values{"resourceVersion": {"0"}}
+	}
+	return nil
 }
 
 func (w *world) list(ctx context.Context, c *client) {

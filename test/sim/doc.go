@@ -5,7 +5,8 @@
 // # What goes wrong
 //
 // nemesis.go: partitions (one master, one way, bridge, flapping), pauses, crashes that lose what was not synced, planned stops, all
-// masters at once, wiped masters, masters added and removed, leadership transfers, snapshots, slow links, sick disks.
+// masters at once, wiped masters, masters added, leadership transfers, snapshots, slow links, lost nodes, disks that are slow, hang, fail a
+// sync or are full.
 //
 // # What is checked
 //
@@ -15,7 +16,10 @@
 //	watcher.go  a watch, resumed at any master with the last revision seen, has each event once and in order; 410 only where the
 //	            master really has no history that far back
 //	rules.go    the rules of controllers and scheduler, over every revision of the history, and what must hold once all is well
-//	leaders.go  one leader for each term, terms in order, no inflation of terms by a peer that is cut off one way
+//	leaders.go  one leader for each term
+//	run.go      once all is well writes go on within seconds, and controllers, scheduler and endpoints come to rest as they must
+//
+// judge_test.go breaks parts on purpose and demands that this is found.
 //
 // # What a seed does not decide
 //

@@ -30,12 +30,3 @@ func (w *world) noteLeader(id string, term uint64) {
 	}
 	l.last = id
 }
-
-// term is the highest that a running peer knows.
-func (w *world) term() uint64 {
-	highest := uint64(0)
-	for _, m := range w.running() {
-		highest = max(highest, uint64(m.Node.Gauges()["mgr_raft_term"]))
-	}
-	return highest
-}

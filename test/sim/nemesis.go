@@ -20,7 +20,7 @@ type fault struct {
 	begin  func(w *world) (what string, end func())
 }
 
-var faults = []fault{
+var allFaults = []fault{
 	{"isolate", 5, isolate},
 	{"one way", 3, oneWay},
 	{"bridge", 2, bridge},
@@ -31,7 +31,7 @@ var faults = []fault{
 	{"transfer", 3, transfer},
 	{"snapshot", 3, snapshot},
 	{"wipe", 1, wipe},
-	{"grow or shrink", 1, resize},
+	{"grow", 1, grow},
 	{"slow links", 2, slowLinks},
 	{"lost node", 2, loseNode},
 	{"pause", 3, pause},
@@ -43,7 +43,10 @@ var faults = []fault{
 
 // suffer lets things go wrong, one or two at a time.
 func (w *world) suffer() {
-	sum := 0
+	faults, sum := w.plan.faults, 0
+	if faults == nil {
+		faults = allFaults
+	}
 	for _, f := range faults {
 		sum += f.weight
 	}
@@ -101,6 +104,9 @@ func (w *world) pass(d time.Duration) {
 func (w *world) look() {
 	for _, m := range w.running() {
 		w.oracle.observe(m.Peer)
+		if w.plan.broken == lyingDisks && w.random.IntN(5) == 0 {
+			m.old = m.Disk.Copy(0)
+		}
 		if err := m.Node.Err(); err != nil {
 			w.replace(m, err)
 		}
@@ -335,8 +341,8 @@ func (w *world) join(m *master) {
 	w.tell("%s did not join", m.ID)
 }
 
-// resize adds a master, or removes one.
-func resize(w *world) (string, func()) {
+// grow adds a master.
+func grow(w *world) (string, func()) {
 	l := w.leader()
 	if l == nil {
 		return "", nil

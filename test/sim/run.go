@@ -177,6 +177,7 @@ func (w *world) judge() {
 	if len(missing) > 0 {
 		w.broke("%d revisions that no master has shown, from %d on", len(missing), missing[0])
 	}
+	w.sabotage()
 	w.checkRecord(events)
 	for _, s := range w.spans {
 		w.checkSpan(s, events)
@@ -188,6 +189,26 @@ func (w *world) judge() {
 	w.totals.virtual = w.elapsed()
 	w.totals.terms, w.totals.failovers = w.leaders.begun, w.leaders.change
 	w.totals.revisions, w.totals.entries = len(events), len(w.oracle.hashes)
+}
+
+// sabotage makes what was recorded wrong, where that is what is broken.
+func (w *world) sabotage() {
+	switch w.plan.broken {
+	case lossyWatch:
+		for _, s := range w.spans {
+			if n := len(s.events); n > 1 {
+				s.events = slices.Delete(s.events, n/2, n/2+1)
+				return
+			}
+		}
+	case secretWrite:
+		for i := range w.totals.record.writes {
+			if x := &w.totals.record.writes[i]; x.outcome == acknowledged && x.revision != 0 {
+				x.outcome = refused
+				return
+			}
+		}
+	}
 }
 
 // checkRegisters has porcupine judge the registers by values alone, as an outsider would who knows nothing of revisions.

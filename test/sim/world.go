@@ -33,7 +33,20 @@ type plan struct {
 	history   fsm.Options
 	episodes  int
 	verbose   bool
+	faults    []fault  // nil: all
+	broken    breakage // what is broken on purpose, to see that it is found
 }
+
+// breakage is a part that does not do what it should.
+type breakage int
+
+const (
+	nothing     breakage = iota
+	staleReads           // reads do not wait for what was committed before
+	lyingDisks           // a power cut takes what was synced less than some seconds ago
+	lossyWatch           // one watcher is not sent one event
+	secretWrite          // one write that was refused is made all the same
+)
 
 // world is one cluster in virtual time with everything that uses it.
 type world struct {
@@ -66,7 +79,8 @@ type world struct {
 type master struct {
 	*raftnodetest.Peer
 	up     bool
-	rotten bool // its data were damaged on purpose
+	rotten bool           // its data were damaged on purpose
+	old    *disktest.Disk // as it was some time ago, for lyingDisks
 	plane  *boot.Plane
 	server *http.Server
 	peers  *http.Transport
@@ -191,6 +205,9 @@ func (w *world) kill(m *master, power bool) {
 	m.up = false
 	if power {
 		w.cluster.Crash(m.Peer)
+		if m.old != nil {
+			m.Disk = m.old
+		}
 	} else {
 		w.cluster.Kill(m.Peer)
 	}
