@@ -80,9 +80,7 @@ func (a adapter) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	failpoint.Hit("snapshot.restore.before")
 	if err := a.n.fsm.Restore(r); err != nil {
-		if errors.Is(err, fsm.ErrNewer) {
-			a.n.fail(err)
-		}
+		a.n.unreadable(err)
 		return fmt.Errorf("restore state: %w", err)
 	}
 	failpoint.Hit("snapshot.restore.after")

@@ -32,7 +32,7 @@ func (n *Node) housekeep() {
 		case <-n.ctx.Done():
 			return
 		}
-		if n.Err() != nil {
+		if n.Err() != nil || n.Quarantined() != nil {
 			return
 		}
 		if n.space != nil {

@@ -101,6 +101,7 @@ type Node struct {
 	diverged      atomic.Bool // the state differs from that of others
 	odd           string      // what was said last about who differs, see compareStates
 	wrong         quarantine  // the state of this peer is the wrong one
+	reading       atomic.Bool // raft reads its snapshot
 	newborn       atomic.Bool // it has founded a cluster and not led yet
 	admitting     waitLock    // held by whoever changes the members, until that is committed, or raises the feature level
 	leaving       atomic.Bool // leadership is about to be handed over

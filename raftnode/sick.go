@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"mgr/fsm"
 	"mgr/raftnode/disk"
 )
 
@@ -122,6 +123,8 @@ func (n *Node) closeStorage() error {
 func (n *Node) openRaft(log *hclogger) error {
 	err := errors.New("raft did not start")
 	n.sickness.running.Store(true)
+	n.reading.Store(true)
+	defer n.reading.Store(false)
 	var opening sync.WaitGroup
 	opening.Go(func() {
 		n.raft, err = raft.NewRaft(n.raftConfig(log), adapter{n}, n.guard, n.votes, n.snapshots, n.transport)
@@ -131,6 +134,22 @@ func (n *Node) openRaft(log *hclogger) error {
 		return failed // raft would go on with an older snapshot
 	}
 	return err
+}
+
+// unreadable ends a peer whose snapshot cannot be made its state. Where raft opens it would go on with an older one and panic for want of
+// the log between.
+func (n *Node) unreadable(err error) {
+	switch {
+	case errors.Is(err, fsm.ErrNewer):
+		n.fail(err)
+	case errors.Is(err, fsm.ErrCorrupt):
+		n.reinstall(err)
+	default:
+		return
+	}
+	if n.reading.Load() {
+		n.sickness.end()
+	}
 }
 
 // handOver asks the voter whose log goes furthest to stand for election at once, when the disk of this leader hangs: raft steps down

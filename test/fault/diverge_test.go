@@ -41,6 +41,7 @@ func TestDivergedMaster(t *testing.T) {
 			return nil
 		})
 		found := time.Since(began)
+		w.disarm(t, victim)
 		l.Await(t, 50)
 		cluster.Eventually(t, 30*time.Second, "it stops", func(context.Context) error {
 			if w.PID(t, victim) == pid {
