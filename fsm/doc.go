@@ -13,6 +13,9 @@
 // refused, so a deposed leader's controllers are fenced without having to exit. An entry that does not parse is an error
 // of Apply, not a refusal: the peer must stop applying, since its peers may have read it.
 //
+// System commands change the state as a whole and go alone in their entries. What may be written is bounded by the feature level, which
+// the state carries (level.go): at level 1 every byte is as the version before levels wrote it.
+//
 // # Reading
 //
 // State() returns the last published state: immutable, read without locks, kept as long as somebody holds it. One
