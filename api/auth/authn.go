@@ -31,12 +31,15 @@ type Config struct {
 	SigningKey *ecdsa.PrivateKey // of service-account tokens
 	Issuer     string            // of service-account tokens: https://kubernetes.default.svc.<cluster domain>
 	Now        func() time.Time  // nil: time.Now
+	// Votes says whether a master is still in the quorum, and may be needed there, though its removal is noted; nil: none is.
+	Votes func(id string) bool
 }
 
 // Authenticator implements authenticator.Request.
 type Authenticator struct {
 	Tokens *Tokens
 	Nodes  *NodeKeys
+	votes  func(id string) bool
 
 	bootstrap  *bootstrapTokens
 	identities identities
@@ -57,6 +60,7 @@ func New(c Config) (*Authenticator, error) {
 	a := &Authenticator{
 		Tokens:    tokens,
 		Nodes:     &NodeKeys{reader: c.Reader, catchUp: c.CatchUp},
+		votes:     c.Votes,
 		bootstrap: &bootstrapTokens{reader: c.Reader, catchUp: c.CatchUp, api: tokens.Audiences(), now: c.Now},
 		now:       c.Now,
 	}
@@ -118,7 +122,7 @@ func (a *Authenticator) certificateUser(r *http.Request, peer pki.Peer, forwarde
 		return nil, errors.New("the client certificate has no common name")
 	}
 	if peer.In(pki.OrgMasters) {
-		if err := CheckMaster(r.Context(), a.Nodes.reader, peer.Name); err != nil {
+		if err := a.checkMaster(r.Context(), peer.Name); err != nil {
 			return nil, err
 		}
 		if forwarded != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // An administrator who removes a master writes its id into a ConfigMap in kube-system, with the time as its value. As long as it
-// stands there, no certificate with that id is taken for a master's; a server token for the same id takes it out again. A master
+// stands there, and it has left the quorum, no certificate with that id is taken for a master's; a server token for the same id takes it out again. A master
 // that was only cleaned up, because it was away, is not named there and comes back by itself.
 const (
 	RemovedMastersNamespace = "kube-system"
@@ -28,6 +28,13 @@ func RemovedMasters(ctx context.Context, r Reader) (map[string]string, error) {
 		return nil, nil
 	}
 	return list.Data, nil
+}
+
+func (a *Authenticator) checkMaster(ctx context.Context, id string) error {
+	if a.votes != nil && a.votes(id) {
+		return nil
+	}
+	return CheckMaster(ctx, a.Nodes.reader, id)
 }
 
 // CheckMaster refuses the id of a removed master. The text is for that master's log.

@@ -66,7 +66,7 @@ func Assemble(parts Parts) (*Plane, error) {
 	p := &Plane{cfg: parts, log: parts.Log, node: parts.Node, tunnels: parts.Tunnels}
 	reader := api.NewReader(p.node)
 	p.reader, p.callers = reader, callers{conns: map[string]map[net.Conn]struct{}{}}
-	authn, err := auth.New(auth.Config{Reader: reader, CatchUp: p.node.ReadIndex, SigningKey: parts.Authority.SigningKey, Issuer: issuer})
+	authn, err := auth.New(auth.Config{Reader: reader, CatchUp: p.node.ReadIndex, SigningKey: parts.Authority.SigningKey, Issuer: issuer, Votes: p.node.IsMember})
 	if err != nil {
 		return nil, err
 	}

@@ -62,9 +62,11 @@ func (m *Master) close() {
 // serveRaft takes any master of the cluster's CA that was not removed: a peer that slept through changes of membership does not
 // know the leader that wants to tell it.
 func (m *Master) serveRaft(conn *tls.Conn, peer pki.Peer) {
-	if err := auth.CheckMaster(context.Background(), m.reader, peer.Name); err != nil {
-		m.log.Info("refused a master", "id", peer.Name, "err", err)
-		return
+	if !m.node.IsMember(peer.Name) {
+		if err := auth.CheckMaster(context.Background(), m.reader, peer.Name); err != nil {
+			m.log.Info("refused a master", "id", peer.Name, "err", err)
+			return
+		}
 	}
 	defer m.callers.add(peer.Name, conn)()
 	m.node.HandleConn(conn)

@@ -23,8 +23,8 @@ import (
 )
 
 // An administrator removes a master by name. That is written down first (auth.RemovedMasters) and then done, by whoever leads; so it
-// is done also when the leader changes in between, and when the leader itself is meant. Every master refuses the removed one from
-// the moment at which it reads the note.
+// is done also when the leader changes in between, and when the leader itself is meant. A master refuses the removed one as soon as
+// it knows a configuration without it; before that, its vote may be needed to commit one.
 
 var masterResource = schema.GroupResource{Resource: "masters"}
 
@@ -144,8 +144,11 @@ func (p *Plane) expel(ctx context.Context) {
 			p.log.Warn("which masters were removed is not known", "err", err)
 		}
 		for id := range removed {
-			p.callers.hangUp(id)
-			if p.node.Term() == 0 || !p.node.IsMember(id) {
+			if !p.node.IsMember(id) {
+				p.callers.hangUp(id)
+				continue
+			}
+			if p.node.Term() == 0 {
 				continue
 			}
 			if err := p.node.Remove(ctx, id); err != nil && !errors.Is(err, fsm.ErrNotLeader) {

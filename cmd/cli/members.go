@@ -1,13 +1,17 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"mgr/cmd/admin"
@@ -74,15 +78,17 @@ has to be replaced.`,
 			if err != nil {
 				return err
 			}
-			if err := client.RESTClient().Delete().AbsPath(admin.MembersPath, args[0]).Do(cmd.Context()).Error(); err != nil {
+			err = client.RESTClient().Delete().AbsPath(admin.MembersPath, args[0]).Do(cmd.Context()).Error()
+			if err != nil && apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
 				return err
 			}
-			fmt.Fprintf(c.Out, "master %q removed\n", args[0])
-			members, err := fetch[[]admin.Member](cmd.Context(), c, admin.MembersPath)
-			if err == nil {
-				fmt.Fprintln(c.Out, raftnode.Summarize(members))
+			// Without an answer: it may be the removed master that was asked, and has ended.
+			members, gone := membersWithout(cmd.Context(), c, args[0])
+			if !gone {
+				return cmp.Or(err, fmt.Errorf("master %q is still a member: try again", args[0]))
 			}
-			return err
+			fmt.Fprintf(c.Out, "master %q removed\n%s\n", args[0], raftnode.Summarize(members))
+			return nil
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 			members, err := fetch[[]admin.Member](cmd.Context(), c, admin.MembersPath)
@@ -97,6 +103,25 @@ has to be replaced.`,
 			}
 			return ids, cobra.ShellCompDirectiveNoFileComp
 		},
+	}
+}
+
+// membersWithout waits for a while until a master is no member any more.
+func membersWithout(ctx context.Context, c *env, id string) (members []admin.Member, gone bool) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		members, err := fetch[[]admin.Member](ctx, c, admin.MembersPath)
+		if err == nil && !slices.ContainsFunc(members, func(m admin.Member) bool { return m.ID == id }) {
+			return members, true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, false
+		}
 	}
 }
 
