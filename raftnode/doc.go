@@ -28,7 +28,9 @@
 //	housekeep           snapshots and free space
 //	compareStates       finds out whose state differs from that of the others (diverge.go)
 //	adapt               makes a follower on a slow machine more patient (adapt.go)
-//	promote             while leading: gives the vote to non-voters that have caught up
+//	tend                while leading: looks after the members (tend.go, care.go)
+//	gate.pass           hands on what other peers send, or refuses it (gate.go)
+//	comeOfAge           until this peer may vote
 //	shutDownFailed      takes a failed peer out of the quorum
 //
 // HandleConn runs on the goroutine of whoever accepted the connection. Everything waits by channels and timers, so with
