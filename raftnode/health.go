@@ -82,7 +82,7 @@ func (s Summary) String() string {
 		text += fmt.Sprintf("survives the loss of %d", s.Tolerance)
 	}
 	if s.Voters%2 == 0 {
-		text += fmt.Sprintf("; an even number survives no more than %d do", s.Voters-1)
+		text += "; with an even number, one is of no use"
 	}
 	if left := s.Members - s.Voters; left > 0 {
 		text += fmt.Sprintf("; %d more without a vote yet", left)
