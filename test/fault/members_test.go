@@ -237,15 +237,15 @@ func removedWhileCutOff(t *testing.T, w *World) {
 			return nil
 		})
 		w.Do(t, gone, "stop")
-		w.forget(t, gone)
+		w.startOver(t, gone)
 		w.Do(t, gone, "start")
 	}
 	w.await(t, "they have joined as new ones", sound(trio...))
 }
 
-// forget removes what a master knows, and has it join whoever is there: by its command line the founder would found a second
+// startOver removes what a master knows, and has it join whoever is there: by its command line the founder would found a second
 // cluster, and the others know only the founder.
-func (w *World) forget(t *testing.T, id string) {
+func (w *World) startOver(t *testing.T, id string) {
 	t.Helper()
 	for _, name := range []string{"raft", "raft.aside", "pki", "joined", "peers.json"} {
 		if err := os.RemoveAll(filepath.Join(w.DataDir(id), name)); err != nil {
