@@ -236,6 +236,6 @@ func inPath(exe string) bool {
 const tour = `  mgr get pods -o wide
   mgr scale deployment hello --replicas 6
   mgr why pod/NAME                             # why it is where it is, or why it waits
-  mgr members                                  # the quorum; kill -9 the leader's PID and ask again
+  mgr members -o wide                          # the quorum; kill -9 the leader's PID and ask again
   mgr host fail node-2                         # lose a machine; watch 'mgr get pods -o wide -w'
 `
