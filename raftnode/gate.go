@@ -175,6 +175,7 @@ func (g *gate) pass(ctx context.Context) {
 		select {
 		case rpc := <-g.wire.Consumer():
 			g.hear(rpc.Command)
+			commitCompared(rpc.Command)
 			if err := g.refuses(rpc.Command); err != nil {
 				refuse(rpc, err)
 				continue
@@ -187,6 +188,15 @@ func (g *gate) pass(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// commitCompared keeps raft from committing what it has not compared with the leader's log: it commits up to the leader's index as far as
+// its own log goes, though the end of that may be what an earlier leader left and the request does not reach it (Raft, figure 2:
+// "index of last new entry").
+func commitCompared(command any) {
+	if r, ok := command.(*raft.AppendEntriesRequest); ok {
+		r.LeaderCommitIndex = min(r.LeaderCommitIndex, r.PrevLogEntry+uint64(len(r.Entries)))
 	}
 }
 

@@ -17,8 +17,13 @@ import (
 //
 // raft steps down at any error of its log store, which is the point of the deadline: without it a leader whose disk hangs keeps its
 // followers quiet for ever (hashicorp/raft#503).
+//
+// A write that raft was told has failed may end well later, and is undone then. Until it is, it must not show: raft would take the entries
+// that follow it, and the log would have a gap where it was. So nothing is read beyond what raft was told is stored.
 type guard struct {
 	raft.LogStore
+	end       atomic.Uint64 // index of the last entry that raft knows to be stored
+	cut       atomic.Bool   // the end of the log was deleted, and nothing was stored since
 	deadline  time.Duration
 	ahead     func(logs []*raft.Log) // is shown what is being written, meanwhile; it must not wait
 	hung      func()                 // is called when a write hangs
@@ -31,7 +36,11 @@ type guard struct {
 }
 
 func newGuard(s raft.LogStore, deadline time.Duration, sick *sickness, ahead func([]*raft.Log), hung func()) *guard {
-	return &guard{LogStore: s, deadline: deadline, ahead: ahead, hung: hung, sickness: sick, attendant: newAttendant()}
+	g := &guard{LogStore: s, deadline: deadline, ahead: ahead, hung: hung, sickness: sick, attendant: newAttendant()}
+	if last, err := s.LastIndex(); err == nil { // raft asks again, and fails
+		g.end.Store(last)
+	}
+	return g
 }
 
 // A disk that is always slow is not a disk that hangs, and many bytes take their time.
@@ -86,18 +95,36 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 		func() { g.ahead(copied) },
 	)
 	if err != nil {
+		if g.cut.Load() {
+			g.sickness.fail(fmt.Errorf("store what replaces the end of the log: %w", err))
+		}
 		return err
 	}
+	g.cut.Store(false)
+	g.end.Store(copied[len(copied)-1].Index)
 	g.written.Add(g.cache.add(copied))
 	return nil
 }
 
+// DeleteRange implements raft.LogStore. When the end of the log cannot be cut off, or what is to replace it not be stored, the peer stops:
+// raft goes on to take what it cut off for the end of its log, would believe a leader who names it, and panic where that is committed.
 func (g *guard) DeleteRange(first, last uint64) error {
 	g.cache.forget(first, last)
-	return g.write(0, func() error { return g.LogStore.DeleteRange(first, last) }, none, none)
+	ends := last >= g.end.Load()
+	err := g.write(0, func() error { return g.LogStore.DeleteRange(first, last) }, none, none)
+	if ends && err != nil {
+		g.sickness.fail(fmt.Errorf("cut off the end of the log: %w", err))
+	} else if ends {
+		g.cut.Store(true)
+		g.end.Store(first - 1)
+	}
+	return err
 }
 
 func (g *guard) GetLog(index uint64, l *raft.Log) error {
+	if index > g.end.Load() {
+		return raft.ErrLogNotFound
+	}
 	if c := g.cache.get(index); c != nil {
 		*l = *c
 		return nil

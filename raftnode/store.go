@@ -221,7 +221,12 @@ func (f *files) lowerMark(first uint64) error {
 
 func (f *files) StoreLog(l *raft.Log) error { return f.StoreLogs([]*raft.Log{l}) }
 
+// StoreLogs implements raft.LogStore. A log goes on where it ended, or behind a snapshot.
 func (f *files) StoreLogs(logs []*raft.Log) error {
+	last, err := f.LastIndex()
+	if end := max(f.snapshots.newest(), last); err == nil && len(logs) > 0 && logs[0].Index > end+1 {
+		return fmt.Errorf("store entry %d in a log that ends, or has a snapshot, at %d", logs[0].Index, end)
+	}
 	return f.space.retry(func() error { return f.wal.StoreLogs(logs) })
 }
 
