@@ -306,7 +306,7 @@ func TestLogPartsAndRotation(t *testing.T) {
 	var all bytes.Buffer
 	for _, f := range append(files[1:], files[0]) {
 		text, err := os.ReadFile(f)
-		if err != nil || len(text) > 128<<10 {
+		if err != nil || len(text) > 65<<10 {
 			t.Errorf("%s: %d bytes, %v", f, len(text), err)
 		}
 		all.Write(text)

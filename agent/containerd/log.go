@@ -56,16 +56,18 @@ func (w *logWriter) open() error {
 }
 
 // write appends the entries of complete and partial lines. It takes whole entries to the file in one write each time, so
-// a reader never sees half a line of ours.
+// a reader never sees half a line of ours. A file is over the limit by at most one entry.
 func (w *logWriter) write(stream string, lines []logLine) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.file == nil {
-		return nil
-	}
 	w.buf = w.buf[:0]
 	now := time.Now().UTC()
 	for _, l := range lines {
+		if w.size+int64(len(w.buf)) >= w.limit {
+			if err := w.flush(); err != nil {
+				return err
+			}
+		}
 		w.buf = now.AppendFormat(w.buf, time.RFC3339Nano)
 		w.buf = append(w.buf, ' ')
 		w.buf = append(w.buf, stream...)
@@ -77,13 +79,22 @@ func (w *logWriter) write(stream string, lines []logLine) error {
 		w.buf = append(w.buf, l.text...)
 		w.buf = append(w.buf, '\n')
 	}
+	return w.flush()
+}
+
+// flush writes what is in buf, and begins a new file when this one has reached the limit.
+func (w *logWriter) flush() error {
+	if w.file == nil {
+		return nil
+	}
 	n, err := w.file.Write(w.buf)
+	w.buf = w.buf[:0]
 	w.size += int64(n)
 	if err != nil {
 		return fmt.Errorf("write the container's log: %w", err)
 	}
 	if w.size >= w.limit {
-		return w.rotate(now)
+		return w.rotate(time.Now().UTC())
 	}
 	return nil
 }
