@@ -153,6 +153,7 @@ func TestCursorsAcrossRestore(t *testing.T) {
 				put(t, newer, Update, Key{"pods", "d", "a"}, "y")
 				put(t, newer, Create, Key{"services", "d", "s"}, "z")
 				before := f.State().Revision()
+				var mu sync.Mutex
 				got := map[string]string{} // by resource: what its cursor said
 				for _, resource := range []string{"pods", "services", "nodes"} {
 					cursor, err := f.Watch(resource, f.State().Revision())
@@ -162,6 +163,8 @@ func TestCursorsAcrossRestore(t *testing.T) {
 					go func() {
 						events, revision, err := cursor.Next(t.Context())
 						if t.Context().Err() == nil {
+							mu.Lock()
+							defer mu.Unlock()
 							got[resource] = fmt.Sprintf("%d events up to %d, %v", len(events), revision, err)
 						}
 					}()
