@@ -221,27 +221,26 @@ func TestSlowDisksDoNotUnseatTheLeader(t *testing.T) {
 		})
 		leader := c.Leader()
 		mustPropose(t, leader, put(fsm.Create, "x", "1"))
-		n := 0
+		var n atomic.Int64
 		for _, p := range c.Peers {
 			p.Disk.SetLatency(func(op disktest.Op, _ string) time.Duration {
 				if op != disktest.OpSync {
 					return 0
 				}
-				n++
-				return time.Duration(100+n*37%200) * time.Millisecond
+				return time.Duration(100+n.Add(1)*37%200) * time.Millisecond
 			})
 		}
 		term := leader.Node.Term()
 		for end := time.Now().Add(10 * time.Minute); time.Now().Before(end); {
 			mustPropose(t, leader, put(fsm.Update, "x", "2"))
-			if n%50 == 0 {
+			if n.Load()%50 == 0 {
 				time.Sleep(20 * time.Second)
 			}
 		}
 		if leader.Node.Term() != term {
 			t.Errorf("the term went from %d to %d", term, c.Leader().Node.Term())
 		}
-		t.Logf("%d syncs", n)
+		t.Logf("%d syncs", n.Load())
 	})
 }
 
