@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// errDiskHangs: an operation of the disk did not end in time.
-var errDiskHangs = errors.New("the disk of the data directory hangs")
+// ErrDiskHangs: an operation of the disk did not end in time.
+var ErrDiskHangs = errors.New("the disk of the data directory hangs")
 
 // attendant carries out operations of the disk, one after another, so that whoever asked can stop waiting. One goroutine runs work.
 type attendant struct {
@@ -41,7 +41,7 @@ func (a *attendant) close(patience time.Duration) bool {
 	}
 }
 
-// do carries out what, and meanwhile beside it. When what has not ended within the deadline the error is errDiskHangs; if it ends later
+// do carries out what, and meanwhile beside it. When what has not ended within the deadline the error is ErrDiskHangs; if it ends later
 // without an error undo is run before any other operation, because whoever asked was told that it failed.
 func (a *attendant) do(deadline time.Duration, what func() error, undo, meanwhile func()) error {
 	timer := time.NewTimer(deadline)
@@ -49,7 +49,7 @@ func (a *attendant) do(deadline time.Duration, what func() error, undo, meanwhil
 	select {
 	case a.busy <- struct{}{}:
 	case <-timer.C:
-		return fmt.Errorf("the last operation has not ended: %w", errDiskHangs)
+		return fmt.Errorf("the last operation has not ended: %w", ErrDiskHangs)
 	}
 	var settled atomic.Bool // by whoever comes first: the end of the operation or the end of patience
 	result := make(chan error, 1)
@@ -69,7 +69,7 @@ func (a *attendant) do(deadline time.Duration, what func() error, undo, meanwhil
 	case <-timer.C:
 	}
 	if settled.CompareAndSwap(false, true) {
-		return fmt.Errorf("it took more than %v: %w", deadline, errDiskHangs)
+		return fmt.Errorf("it took more than %v: %w", deadline, ErrDiskHangs)
 	}
 	return <-result
 }

@@ -62,7 +62,7 @@ func (g *guard) write(bytes int, do func() error, undo, meanwhile func()) error 
 	began := time.Now()
 	err := g.attendant.do(g.patience(bytes), g.sickness.judged(do), undo, meanwhile)
 	g.slowest.note(time.Since(began))
-	if errors.Is(err, errDiskHangs) {
+	if errors.Is(err, ErrDiskHangs) {
 		g.hung()
 		return fmt.Errorf("write the log: %w", err)
 	}

@@ -37,7 +37,7 @@ func TestGuardUndoesLateWrites(t *testing.T) {
 		for range 2 { // the second finds the first still there
 			start := time.Now()
 			err := g.StoreLogs(entries(3, 5))
-			if d := time.Since(start); !errors.Is(err, errDiskHangs) || d != g.patience(3<<20) || d < time.Second || d > 2*time.Second {
+			if d := time.Since(start); !errors.Is(err, ErrDiskHangs) || d != g.patience(3<<20) || d < time.Second || d > 2*time.Second {
 				t.Fatalf("write on a disk that hangs: %v after %v", err, d)
 			}
 		}

@@ -38,7 +38,7 @@ func TestLateWriteDoesNotShow(t *testing.T) {
 		g := newGuard(store, time.Second, &sickness{fail: func(err error) { t.Error(err) }}, func([]*raft.Log) {}, func() {})
 		go g.attendant.work()
 		defer g.attendant.close(time.Second)
-		if err := g.StoreLogs(entries(1, 1)); !errors.Is(err, errDiskHangs) {
+		if err := g.StoreLogs(entries(1, 1)); !errors.Is(err, ErrDiskHangs) {
 			t.Fatal(err)
 		}
 		close(store.release)

@@ -39,7 +39,7 @@ type sickness struct {
 // judge is told the result of every operation, and returns it.
 func (s *sickness) judge(err error) error {
 	switch {
-	case err == nil, errors.Is(err, raft.ErrLogNotFound), errors.Is(err, syscall.ENOSPC), errors.Is(err, errDiskHangs):
+	case err == nil, errors.Is(err, raft.ErrLogNotFound), errors.Is(err, syscall.ENOSPC), errors.Is(err, ErrDiskHangs):
 	case errors.Is(err, ErrDamaged):
 		s.reinstall(err)
 	default:
@@ -110,7 +110,7 @@ func (n *Node) closeStorage() error {
 			ended = a.close(n.config.Timing.Write) && ended
 		}
 		if !ended {
-			return fmt.Errorf("close the storage: %w", errDiskHangs)
+			return fmt.Errorf("close the storage: %w", ErrDiskHangs)
 		}
 	}
 	if n.storage.files != nil && n.Err() != nil {
@@ -187,7 +187,7 @@ type guardedVote struct {
 
 func (g *guardedVote) do(what func() error) error {
 	err := g.attendant.do(g.deadline, g.sickness.judged(what), none, none)
-	if errors.Is(err, errDiskHangs) || errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, ErrDiskHangs) || errors.Is(err, syscall.ENOSPC) {
 		err = fmt.Errorf("store term and vote: %w", err)
 		g.sickness.fail(err)
 	}
@@ -227,7 +227,7 @@ type guardedSnapshots struct {
 
 func (g *guardedSnapshots) do(what func() error, undo func()) error {
 	err := g.attendant.do(g.deadline, g.sickness.judged(what), undo, none)
-	if errors.Is(err, errDiskHangs) {
+	if errors.Is(err, ErrDiskHangs) {
 		return fmt.Errorf("write a snapshot: %w", err)
 	}
 	return err

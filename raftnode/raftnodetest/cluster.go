@@ -129,7 +129,10 @@ func (c *Cluster) TryStart(p *Peer) error {
 func (c *Cluster) Stop(p *Peer) {
 	c.t.Helper()
 	c.network.remove(p.Addr)
-	if err := p.Node.Close(); err != nil {
+	err := p.Node.Close()
+	if errors.Is(err, raftnode.ErrDiskHangs) && p.Disk != nil {
+		p.Disk.Kill() // it was not waited for; the process ends
+	} else if err != nil {
 		c.t.Error(err)
 	}
 }

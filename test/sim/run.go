@@ -117,6 +117,11 @@ func (w *world) recover() {
 		w.revive(m)
 	}
 	w.tell("all is well again")
+	for _, m := range w.masters {
+		if m.Node.Fresh() { // a master that was wiped goes on asking to be taken in
+			w.join(m)
+		}
+	}
 	c := w.client("probe", 600)
 	defer c.http.CloseIdleConnections()
 	for _, m := range w.masters {

@@ -56,6 +56,10 @@ func (w *world) runWatcher(number int) func(context.Context, *client) {
 				c.sleep(ctx, 20*time.Millisecond, 200*time.Millisecond)
 				continue
 			}
+			if o.Metadata.revision() == 0 { // nothing was ever written; and to resume at 0 means: from anywhere
+				c.sleep(ctx, 20*time.Millisecond, 200*time.Millisecond)
+				continue
+			}
 			s := &span{watcher: c.name, resource: what.resource, from: o.Metadata.revision(), to: o.Metadata.revision()}
 			w.told(s.from)
 			for ctx.Err() == nil {
