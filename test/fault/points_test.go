@@ -157,6 +157,10 @@ func diskPoints() (all []point) {
 	for _, act := range []string{"create", "rename"} {
 		add("disk.vote", beginner, "the file is made once", both(act)...)
 	}
+	for _, act := range []string{"create", "write", "sync", "rename"} {
+		add("disk.other", beginner, "the note that keeps the version before out is made once (raftnode/bolt.go)", both(act)...)
+	}
+	add("disk.other", beginner, "as above", "write.torn")
 	add("disk.other", map[role]trigger{follower: byStart, joiner: byJoin}, "the directory above changes at the start only", both("syncdir")...)
 	return all
 }
