@@ -7,16 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -25,20 +22,6 @@ import (
 	"mgr/test/fault"
 	"mgr/test/load"
 )
-
-// number from the environment.
-func number(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	s := os.Getenv(name)
-	if s == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		t.Fatalf("%s=%q: use a number", name, s)
-	}
-	return n
-}
 
 // figures of all rounds.
 type figures struct {
@@ -72,12 +55,12 @@ const limit = 10 * time.Second
 // TestLeaderKills kills the leader with -9 under load: MGR_KILLS times, with MGR_OBJECTS more objects in the cluster.
 func TestLeaderKills(t *testing.T) {
 	w := start(t, cluster.Options{Name: "failover"})
-	paperNode(t, w)
-	fill(t, w, number(t, "MGR_OBJECTS", 1))
+	w.PaperNode(t)
+	fill(t, w, cluster.Number(t, "MGR_OBJECTS", 1))
 	l := w.StartLoad(t, 4, 32)
 	pins := pin(t, w)
 	var f figures
-	for i := range number(t, "MGR_KILLS", 15) {
+	for i := range cluster.Number(t, "MGR_KILLS", 15) {
 		deployment(t, w, i)
 		leader, _ := w.Whole(t)
 		l.Await(t, 20)
@@ -98,11 +81,11 @@ func TestLeaderKills(t *testing.T) {
 // TestLeaderHangs freezes the leader (SIGSTOP), or cuts it off, under load, in turns. Nothing tells of it but silence.
 func TestLeaderHangs(t *testing.T) {
 	w := start(t, cluster.Options{Name: "hangs"})
-	paperNode(t, w)
+	w.PaperNode(t)
 	l := w.StartLoad(t, 2, 16)
 	for i, blow := range []struct{ what, do, undo string }{{"SIGSTOP of the leader", "pause", "resume"}, {"cable of the leader pulled", "cut", "heal"}} {
 		var f figures
-		for round := range number(t, "MGR_KILLS", 4) {
+		for round := range cluster.Number(t, "MGR_KILLS", 4) {
 			at := 1000*i + round
 			deployment(t, w, at)
 			leader, _ := w.Whole(t)
@@ -160,21 +143,6 @@ func deployment(t *testing.T, w *fault.World, i int) {
 		_, err := w.Any().AppsV1().Deployments(fault.Namespace).Create(ctx, d, metav1.CreateOptions{})
 		return err
 	})
-}
-
-// paperNode makes a node that only exists on paper, for the scheduler.
-func paperNode(t *testing.T, w *fault.World) {
-	t.Helper()
-	ctx := t.Context()
-	room := corev1.ResourceList{"cpu": resource.MustParse("64"), "memory": resource.MustParse("64Gi"), "pods": resource.MustParse("1000")}
-	node, err := w.Kube.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "paper"}}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	node.Status = corev1.NodeStatus{Capacity: room, Allocatable: room, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}
-	if _, err = w.Kube.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // fill makes so many objects that a new leader has to take notice of.

@@ -20,7 +20,7 @@ func TestPlannedStop(t *testing.T) {
 	pins := pin(t, w)
 	var gaps, stops cluster.Durations
 	var story string // of the longest gap
-	for round := range number(t, "MGR_KILLS", 6) {
+	for round := range cluster.Number(t, "MGR_KILLS", 6) {
 		leader, _ := w.Whole(t)
 		a := &load.Acks{Namespace: fault.Namespace}
 		ctx, cancel := context.WithCancel(t.Context())

@@ -146,16 +146,7 @@ func (b *backupTest) save(t *testing.T) {
 // names of the ConfigMaps in the snapshot that begin with prefix.
 func (b *backupTest) names(t *testing.T, prefix string) (names []string) {
 	t.Helper()
-	f, err := os.Open(b.file())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	c, err := backup.Load(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for o := range c.State.Resource("configmaps").List("", "") {
+	for o := range b.content(t).State.Resource("configmaps").List("", "") {
 		if strings.HasPrefix(o.Key.Name, prefix) {
 			names = append(names, o.Key.Name)
 		}

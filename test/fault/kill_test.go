@@ -15,7 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -60,7 +59,7 @@ func TestPowerCutAtEveryPoint(t *testing.T) { killEverywhere(t, "power", powerCu
 
 func killEverywhere(t *testing.T, name string, env ...string) {
 	w := &killer{New(t, withPoints(t, name, env...)), map[role]int{}}
-	w.paperNode(t)
+	w.PaperNode(t)
 	l := w.StartLoad(t, 4, 16)
 	i, what, names := 0, "", map[string]bool{}
 	only := regexp.MustCompile(os.Getenv("MGR_POINTS"))
@@ -282,21 +281,6 @@ func (w *World) wipe(t *testing.T, id string, before func()) {
 	}
 	before()
 	w.Do(t, id, "start")
-}
-
-// paperNode makes a node that only exists on paper, for the scheduler.
-func (w *World) paperNode(t *testing.T) {
-	t.Helper()
-	ctx := t.Context()
-	room := corev1.ResourceList{"cpu": resource.MustParse("64"), "memory": resource.MustParse("64Gi"), "pods": resource.MustParse("1000")}
-	node, err := w.Kube.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "paper"}}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	node.Status = corev1.NodeStatus{Capacity: room, Allocatable: room, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}
-	if _, err = w.Kube.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // pod makes a pod that the scheduler must place.

@@ -19,25 +19,11 @@ import (
 	"mgr/test/cluster"
 )
 
-// count is a number of repetitions that $name changes.
-func count(t *testing.T, name string, usual int) int {
-	t.Helper()
-	s := os.Getenv(name)
-	if s == "" {
-		return usual
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
-}
-
 // TestRandomKills kills masters at random moments under load, with -9: mostly one, sometimes two, sometimes all at once, now and then one
 // that is just coming back; and now and then the agent or the container runtime of a node with pods. Half of the kills are power
 // cuts: what a master had not synced is lost. MGR_KILLS says how many.
 func TestRandomKills(t *testing.T) {
-	n := count(t, "MGR_KILLS", 40)
+	n := cluster.Number(t, "MGR_KILLS", 40)
 	killed := map[string]int{}
 	t.Run("kill", func(t *testing.T) { randomKills(t, "random", n/2, 1, killed) })
 	t.Run("powercut", func(t *testing.T) { randomKills(t, "randompow", n-n/2, 0, killed, powerCut) })

@@ -8,16 +8,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -31,18 +28,6 @@ const (
 	namespace = fault.Namespace
 )
 
-// kills of the leader; MGR_KILLS asks for more.
-func kills(t *testing.T) int {
-	if s := os.Getenv("MGR_KILLS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("MGR_KILLS: %v", err)
-		}
-		return n
-	}
-	return 10
-}
-
 // world is the cluster under test.
 type world struct{ *fault.World }
 
@@ -52,10 +37,10 @@ func newWorld(t *testing.T, name string) *world {
 
 func TestLeaderKills(t *testing.T) {
 	w := newWorld(t, "linear")
-	w.paperNode(t)
+	w.PaperNode(t)
 	l := w.StartLoad(t, clients, registers)
 	var figures figures
-	n := kills(t)
+	n := cluster.Number(t, "MGR_KILLS", 10)
 	for i := range n {
 		w.killLeader(t, i, &figures)
 	}
@@ -67,20 +52,6 @@ func TestLeaderKills(t *testing.T) {
 	t.Logf("after kill -9 of the leader: first accepted write %s; new pod placed %s", figures.write, figures.place)
 	slices.SortFunc(figures.stories, func(a, b told) int { return cmp.Compare(a.took, b.took) })
 	t.Logf("a usual one, killed at 0:\n%s\nthe slowest:\n%s", figures.stories[n/2].story, figures.stories[n-1].story)
-}
-
-// paperNode makes a node that only exists on paper, for the scheduler.
-func (w *world) paperNode(t *testing.T) {
-	ctx := t.Context()
-	room := corev1.ResourceList{"cpu": resource.MustParse("64"), "memory": resource.MustParse("64Gi"), "pods": resource.MustParse("1000")}
-	node, err := w.Kube.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "paper"}}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	node.Status = corev1.NodeStatus{Capacity: room, Allocatable: room, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}
-	if _, err = w.Kube.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // killLeader waits until all masters are there, kills the leader with -9, and measures until writes and placements go on.
