@@ -24,6 +24,7 @@ type Load struct {
 	Watchers  []*load.Watcher
 
 	world       *World
+	marks       int
 	working     sync.WaitGroup
 	watching    sync.WaitGroup
 	stopWork    context.CancelFunc
@@ -91,15 +92,7 @@ func (l *Load) Finish(t *testing.T) Figures {
 	t.Helper()
 	l.stopWork()
 	l.working.Wait()
-	last := l.lastWrite(t)
-	for i, watcher := range l.Watchers {
-		cluster.Eventually(t, time.Minute, "the watchers have seen the last write", func(context.Context) error {
-			if r := watcher.Revision(); r < last {
-				return fmt.Errorf("the one that began at %s is at %d of %d", l.world.IDs[i], r, last)
-			}
-			return nil
-		})
-	}
+	last := l.Seen(t)
 	l.stopWatches()
 	l.watching.Wait()
 	l.world.Converged(t)
@@ -135,13 +128,30 @@ func (l *Load) Lost(t *testing.T) {
 	}
 }
 
-// lastWrite makes a final register and returns its revision.
-func (l *Load) lastWrite(t *testing.T) uint64 {
+// Seen makes one more register, waits until every watcher has seen it, and returns its revision: watches that broke off have been
+// resumed by then, and none has fallen silent.
+func (l *Load) Seen(t *testing.T) uint64 {
 	t.Helper()
+	mark := l.mark(t)
+	for i, watcher := range l.Watchers {
+		cluster.Eventually(t, time.Minute, "the watchers see a write", func(context.Context) error {
+			if r := watcher.Revision(); r < mark {
+				return fmt.Errorf("the one that began at %s is at %d of %d: %s", l.world.IDs[i], r, mark, watcher.Where())
+			}
+			return nil
+		})
+	}
+	return mark
+}
+
+// mark makes a register that no client uses and returns its revision.
+func (l *Load) mark(t *testing.T) uint64 {
+	t.Helper()
+	cm := l.Registers.Object(l.Registers.Count+l.marks, "mark")
+	l.marks++
 	var revision uint64
 	var mu sync.Mutex
-	l.world.Anywhere(t, "a last write", func(ctx context.Context, at kubernetes.Interface) error {
-		cm := l.Registers.Object(l.Registers.Count, "last")
+	l.world.Anywhere(t, "one more write", func(ctx context.Context, at kubernetes.Interface) error {
 		var got *corev1.ConfigMap
 		got, err := at.CoreV1().ConfigMaps(Namespace).Create(ctx, cm, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {

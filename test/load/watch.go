@@ -18,7 +18,7 @@ import (
 	"mgr/test/cluster"
 )
 
-// Watcher follows the registers. It lists once and then only ever resumes, at the next master, from the last revision it saw: a
+// Watcher follows the registers. Once it has a list it only ever resumes, at the next master, from the last revision it saw: a
 // relist would hide a gap.
 type Watcher struct {
 	Masters   []kubernetes.Interface
@@ -31,6 +31,7 @@ type Watcher struct {
 	mu     sync.Mutex
 	events []event
 	errs   []error
+	where  string
 }
 
 type event struct {
@@ -44,6 +45,19 @@ func (w *Watcher) Revision() uint64 { return w.revision.Load() }
 // Closed is how many times a watch ended and had to be resumed.
 func (w *Watcher) Closed() int { return int(w.closed.Load()) }
 
+// Where says what the watcher does, for whoever finds that it does not get on.
+func (w *Watcher) Where() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return errors.Join(append(w.errs, errors.New(w.where))...).Error()
+}
+
+func (w *Watcher) doing(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.where = time.Now().Format(time.TimeOnly) + " " + fmt.Sprintf(format, args...)
+}
+
 // Events seen so far.
 func (w *Watcher) Events() int {
 	w.mu.Lock()
@@ -53,13 +67,9 @@ func (w *Watcher) Events() int {
 
 // Run watches until ctx ends. What it could not do or understand is told by CheckWatches.
 func (w *Watcher) Run(ctx context.Context) {
-	list, err := w.Masters[w.First].CoreV1().ConfigMaps(w.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "register"})
-	if err != nil {
-		w.wrong(fmt.Errorf("the first list: %w", err))
-		return
-	}
-	from := list.ResourceVersion
-	for next := w.First; ctx.Err() == nil; next++ {
+	from, next := w.begin(ctx)
+	for ; ctx.Err() == nil; next++ {
+		w.doing("asks master %d to go on from %s", next%len(w.Masters), from)
 		wi, err := w.Masters[next%len(w.Masters)].CoreV1().ConfigMaps(w.Namespace).Watch(ctx, metav1.ListOptions{
 			LabelSelector: "register", ResourceVersion: from, AllowWatchBookmarks: true,
 		})
@@ -67,12 +77,26 @@ func (w *Watcher) Run(ctx context.Context) {
 			cluster.Pause(ctx, pauseBetweenMasters)
 			continue
 		}
+		w.doing("watches at master %d from %s", next%len(w.Masters), from)
 		from = w.follow(ctx, wi, from)
 		wi.Stop()
 		if ctx.Err() == nil {
 			w.closed.Add(1)
 		}
 	}
+}
+
+// begin lists at one master after the other until one answers: whoever asks first may be killed while it does.
+func (w *Watcher) begin(ctx context.Context) (from string, next int) {
+	for next = w.First; ctx.Err() == nil; next++ {
+		w.doing("asks master %d for a list", next%len(w.Masters))
+		list, err := w.Masters[next%len(w.Masters)].CoreV1().ConfigMaps(w.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "register"})
+		if err == nil {
+			return list.ResourceVersion, next
+		}
+		cluster.Pause(ctx, pauseBetweenMasters)
+	}
+	return "", next
 }
 
 const pauseBetweenMasters = 20 * time.Millisecond
