@@ -16,7 +16,7 @@ func (a *Agent) admit(pod *v1.Pod) *verdict {
 	if node := a.self(); node != nil {
 		ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node)
 		if err != nil || !ok {
-			return &verdict{"NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
+			return rejected("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
 		}
 	}
 	used := v1.ResourceList{}
@@ -42,7 +42,7 @@ func (a *Agent) admit(pod *v1.Pod) *verdict {
 	}
 	for _, p := range hostPorts(pod) {
 		if ports[portKey(p)] {
-			return &verdict{"NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
+			return rejected("NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports")
 		}
 	}
 	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
@@ -69,8 +69,11 @@ func (a *Agent) admit(pod *v1.Pod) *verdict {
 func portKey(p HostPort) string { return fmt.Sprintf("%s/%s/%d", p.Protocol, p.HostIP, p.HostPort) }
 
 func outOf(name v1.ResourceName, requested, used, capacity int64) *verdict {
-	return &verdict{
-		Reason:  "OutOf" + string(name),
-		Message: fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity),
-	}
+	return rejected("OutOf"+string(name),
+		fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity))
+}
+
+// rejected is the verdict on a pod that is not taken in.
+func rejected(reason, message string) *verdict {
+	return &verdict{Reason: reason, Message: message, Rejected: true, Event: v1.EventTypeWarning}
 }

@@ -39,8 +39,7 @@ func (w *worker) begin(ctx context.Context, a action, now time.Time) (decided bo
 		w.holdPull(m)
 		return true
 	case doFail:
-		w.view.Verdict = &verdict{a.Reason, a.Message}
-		w.event(v1.EventTypeNormal, a.Reason, "%s", a.Message)
+		w.judge(verdict{Reason: a.Reason, Message: a.Message})
 		return true
 	case doRelease:
 		w.release(ctx)

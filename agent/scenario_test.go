@@ -225,6 +225,42 @@ func TestDeadlineEndsThePod(t *testing.T) {
 	}
 }
 
+func TestNodeEndsAPod(t *testing.T) {
+	r := newRig(t)
+	stopped := make(chan struct{})
+	r.runtime.onStop = func(ctx context.Context, _ Container, _ time.Duration) {
+		select {
+		case <-ctx.Done():
+		case <-stopped:
+		}
+	}
+	created := r.create(testPod("web"))
+	r.wait("web", "web is ready", ready)
+	w := r.agent.worker(string(created.UID))
+	w.fail("Evicted", "The node was low on resource: memory.", withGrace(3*time.Second), withDisruption("out of memory"), withEvent(v1.EventTypeWarning))
+	r.until("it is being stopped", func() bool { return slices.Contains(r.runtime.history(), "stop main") })
+	pod := r.wait("web", "the disruption is told", func(p *v1.Pod) bool { _, ok := findCondition(&p.Status, v1.DisruptionTarget); return ok })
+	if pod.Status.Phase != v1.PodRunning {
+		t.Errorf("its container still runs, the phase is %s", pod.Status.Phase)
+	}
+	w.fail("Evicted", "another reason", withGrace(time.Second))
+	r.until("the stop is shortened", func() bool {
+		r.runtime.mu.Lock()
+		defer r.runtime.mu.Unlock()
+		return slices.Contains(r.runtime.stops, "main 1s")
+	})
+	close(stopped)
+	pod = r.wait("web", "failure", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed })
+	c, _ := findCondition(&pod.Status, v1.DisruptionTarget)
+	if pod.Status.Reason != "Evicted" || pod.Status.Message != "The node was low on resource: memory." ||
+		c.Reason != v1.PodReasonTerminationByKubelet || c.Message != "out of memory" || c.Status != v1.ConditionTrue {
+		t.Errorf("status %s %s %+v", pod.Status.Reason, pod.Status.Message, c)
+	}
+	r.sawEvent("Evicted", "The node was low on resource: memory.")
+	r.delete("web", 0)
+	r.gone("web")
+}
+
 func TestNodeRefusesWhatDoesNotFit(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Capacity = v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")} })
 	r.until("the node is known", func() bool { return r.agent.self() != nil })

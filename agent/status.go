@@ -41,6 +41,12 @@ func computeStatus(v *view, base *v1.PodStatus, host []netip.Addr, now time.Time
 	}
 	s.HostIP, s.HostIPs, s.PodIP, s.PodIPs = addresses(v, base, host)
 	setConditions(v, &s, base, now)
+	if v.Verdict != nil {
+		for _, c := range v.Verdict.Conditions {
+			c.ObservedGeneration = v.Pod.Generation
+			setCondition(&s, c, now)
+		}
+	}
 	return s
 }
 

@@ -83,7 +83,7 @@ func before(s v1.ContainerState, id string) func(*view, *member) {
 }
 
 func judged(reason string) option {
-	return func(v *view) { v.Verdict = &verdict{reason, "because"} }
+	return func(v *view) { v.Verdict = &verdict{Reason: reason, Message: "because"} }
 }
 
 func TestStatus(t *testing.T) {

@@ -29,7 +29,33 @@ type view struct {
 }
 
 // verdict is the agent's own reason for failing a pod.
-type verdict struct{ Reason, Message string }
+type verdict struct {
+	Reason, Message string // of the pod's status
+
+	Rejected   bool              // the pod was never taken in: it holds nothing of the node
+	Grace      time.Duration     // what the containers get at most; 0: what the pod says
+	Conditions []v1.PodCondition // to be shown with it: type, status, reason and message
+	Event      string            // the type of the event with the reason and message; "": Normal, "none": no event
+}
+
+// disrupted is the condition of a pod that the node ended for its own sake, so that a Job does not count it as a failure of its own.
+func disrupted(message string) v1.PodCondition {
+	return v1.PodCondition{Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: message}
+}
+
+// judge passes a verdict. The first one stands; a later one can only shorten the grace.
+func (v *view) judge(j verdict) (first bool) {
+	if v.Verdict == nil {
+		v.Verdict = &j
+		return true
+	}
+	if j.Grace > 0 && (v.Verdict.Grace == 0 || j.Grace < v.Verdict.Grace) {
+		shorter := *v.Verdict
+		shorter.Grace = j.Grace
+		v.Verdict = &shorter
+	}
+	return false
+}
 
 // stage is one preparation or clean-up of a pod: to be done once, retried after errors.
 type stage struct {
@@ -210,7 +236,11 @@ func (v *view) grace() time.Duration {
 	if g := v.Pod.DeletionGracePeriodSeconds; g != nil && (v.Gone || v.Pod.DeletionTimestamp != nil) {
 		seconds = *g
 	}
-	return time.Duration(max(seconds, 1)) * time.Second
+	grace := time.Duration(max(seconds, 1)) * time.Second
+	if v.Verdict != nil && v.Verdict.Grace > 0 {
+		grace = min(grace, v.Verdict.Grace)
+	}
+	return grace
 }
 
 func (v *view) deleting() bool { return v.Gone || v.Pod.DeletionTimestamp != nil }

@@ -49,6 +49,7 @@ type inbox struct {
 	pod     *v1.Pod
 	api     *v1.Pod // the pod's object in the API, if it is not pod itself (static pods)
 	gone    bool
+	verdict *verdict
 	refresh bool
 	listed  bool
 	list    []Container
@@ -92,6 +93,50 @@ func (w *worker) tell(f func(*inbox)) {
 	}
 }
 
+// fail ends the pod for a reason of the node's: an eviction, a shutdown, a limit that was passed. Its containers stop with the
+// verdict's grace or the pod's, whichever is shorter, and it is reported as failed when the last one has. Any goroutine may
+// call it; a pod that has ended already, or was judged before, keeps what it says.
+func (w *worker) fail(reason, message string, options ...func(*verdict)) {
+	j := verdict{Reason: reason, Message: message}
+	for _, o := range options {
+		o(&j)
+	}
+	w.tell(func(in *inbox) {
+		if in.verdict == nil || j.Grace > 0 && (in.verdict.Grace == 0 || j.Grace < in.verdict.Grace) {
+			in.verdict = &j
+		}
+	})
+}
+
+// withGrace limits what the containers of a failed pod get.
+func withGrace(d time.Duration) func(*verdict) { return func(j *verdict) { j.Grace = d } }
+
+// withDisruption marks the failed pod as disrupted by its node.
+func withDisruption(message string) func(*verdict) {
+	return func(j *verdict) { j.Conditions = append(j.Conditions, disrupted(message)) }
+}
+
+// withEvent chooses the type of the event that tells of the verdict; "none": the caller tells by itself.
+func withEvent(kind string) func(*verdict) { return func(j *verdict) { j.Event = kind } }
+
+// judge passes a verdict, from the worker's own goroutine.
+func (w *worker) judge(j verdict) {
+	v := &w.view
+	if over := v.terminalInAPI() || v.Verdict == nil && v.finished() && v.stopped(); !over && v.judge(j) {
+		w.announce(&j)
+	}
+}
+
+func (w *worker) announce(j *verdict) {
+	switch j.Event {
+	case "":
+		w.event(v1.EventTypeNormal, j.Reason, "%s", j.Message)
+	case "none":
+	default:
+		w.event(j.Event, j.Reason, "%s", j.Message)
+	}
+}
+
 // run works until the pod needs nothing any more, or ctx is done; the pod's containers go on then.
 func (w *worker) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -99,7 +144,7 @@ func (w *worker) run(ctx context.Context) {
 	defer close(w.quit)
 	defer cancel()
 	if w.view.Verdict != nil {
-		w.event(v1.EventTypeWarning, w.view.Verdict.Reason, "%s", w.view.Verdict.Message)
+		w.announce(w.view.Verdict)
 	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -175,6 +220,9 @@ func (w *worker) take(now time.Time) {
 		w.status.take(in.api)
 	}
 	v.Gone = v.Gone || in.gone
+	if in.verdict != nil {
+		w.judge(*in.verdict)
+	}
 	if in.refresh {
 		w.stale = true
 		for _, m := range v.Members {
@@ -297,7 +345,7 @@ func (w *worker) show() {
 			s.previous[m.Spec.Name] = *m.Previous
 		}
 	}
-	s.resources = !w.view.Release.Done && w.view.Verdict == nil && !w.view.terminalInAPI()
+	s.resources = !w.view.Release.Done && !(w.view.Verdict != nil && w.view.Verdict.Rejected) && !w.view.terminalInAPI()
 	w.mu.Lock()
 	w.shown = s
 	w.mu.Unlock()
