@@ -15,6 +15,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"mgr/agent/cgroup"
 )
 
 // Cleanup ends everything that the runtime of a data directory has running on this machine (containerd, shims, containers) and
@@ -25,27 +27,31 @@ func Cleanup(ctx context.Context, dir string) error {
 	defer cancel()
 	l := NewLayout(dir)
 	// containerd first, so that nobody reacts to what dies next; then shims, which would report; then the containers.
-	cgroups, err := containerCgroups(l)
+	cgroups, err := cgroup.Host()
+	if err != nil {
+		return err
+	}
+	dirs, err := containerCgroups(l, cgroups)
 	if err != nil {
 		return err
 	}
 	if err := killAll(ctx, func() ([]int, error) { return daemonProcesses(l) }); err != nil {
 		return fmt.Errorf("end containerd and its shims: %w", err)
 	}
-	for _, dir := range cgroups {
-		if err := killAll(ctx, func() ([]int, error) { return cgroupProcesses(dir) }); err != nil {
+	for _, dir := range dirs {
+		if err := killAll(ctx, func() ([]int, error) { return cgroup.Processes(dir) }); err != nil {
 			return fmt.Errorf("end the containers: %w", err)
 		}
 	}
 	if err := unmountBelow(l.Dir); err != nil {
 		return err
 	}
-	for _, dir := range cgroups {
-		if err := removeCgroupTree(dir, 5*time.Second); err != nil {
+	for _, dir := range dirs {
+		if err := cgroup.RemoveTree(dir, 5*time.Second); err != nil {
 			return err
 		}
 	}
-	if err := removeSandboxCgroups(l); err != nil {
+	if err := removeSandboxCgroups(l, cgroups); err != nil {
 		return err
 	}
 	err = errors.Join(os.RemoveAll(l.Run), os.RemoveAll(l.sandboxes()))
@@ -133,7 +139,7 @@ func killAndWait(ctx context.Context, pid int) error {
 }
 
 // containerCgroups reads from runc's own records, which are always there and always right, where the containers are.
-func containerCgroups(l Layout) ([]string, error) {
+func containerCgroups(l Layout, cgroups *cgroup.FS) ([]string, error) {
 	files, err := filepath.Glob(filepath.Join(l.RuncRoot(), Namespace, "*", "state.json"))
 	if err != nil {
 		return nil, err
@@ -154,7 +160,7 @@ func containerCgroups(l Layout) ([]string, error) {
 			return nil, fmt.Errorf("decode %s: %w", f, err)
 		}
 		for _, dir := range state.CgroupPaths {
-			if strings.HasPrefix(dir, cgroupMount+"/") && filepath.Dir(dir) != cgroupMount {
+			if strings.HasPrefix(dir, cgroups.Mount()+"/") && filepath.Dir(dir) != cgroups.Mount() {
 				seen[dir] = struct{}{}
 			}
 		}
@@ -164,30 +170,6 @@ func containerCgroups(l Layout) ([]string, error) {
 		dirs = append(dirs, dir)
 	}
 	return dirs, nil
-}
-
-// cgroupProcesses lists the processes of a cgroup and of those below it.
-func cgroupProcesses(dir string) ([]int, error) {
-	var pids []int
-	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if err != nil || !e.IsDir() {
-			return err
-		}
-		text, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
-			return err
-		}
-		for field := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
-				pids = append(pids, pid)
-			}
-		}
-		return nil
-	})
-	return pids, err
 }
 
 // unmountBelow unmounts everything below a directory, the innermost first.
@@ -206,34 +188,24 @@ func unmountBelow(dir string) error {
 }
 
 // removeSandboxCgroups removes the pods' cgroups, and above them what has become empty: others may share it.
-func removeSandboxCgroups(l Layout) error {
+func removeSandboxCgroups(l Layout, cgroups *cgroup.FS) error {
 	entries, err := os.ReadDir(l.sandboxes())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("find existing sandboxes: %w", err)
 	}
 	for _, e := range entries {
-		if s, err := readSandbox(l.sandbox(e.Name())); err == nil {
-			if err := removeCgroup(s.spec.CgroupParent); err != nil {
+		if s, err := readSandbox(cgroups, l.sandbox(e.Name())); err == nil {
+			if err := cgroups.Remove(s.spec.CgroupParent); err != nil {
 				return err
 			}
 		}
-	}
-	roots, err := hierarchies()
-	if err != nil {
-		return err
 	}
 	parents, err := os.ReadFile(l.cgroupParents())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read the cgroups used: %w", err)
 	}
 	for _, name := range strings.Fields(string(parents)) {
-		for _, root := range roots {
-			for dir := filepath.Join(root, name); dir != root; dir = filepath.Dir(dir) {
-				if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-					break
-				}
-			}
-		}
+		cgroups.RemoveEmpty(name)
 	}
 	return nil
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
-	"golang.org/x/sys/unix"
 
 	"mgr/agent"
 )
@@ -135,8 +134,9 @@ func (r *Runtime) bury(c *container, e ending) {
 	s := status{State: agent.ContainerExited, Finished: e.at, ExitCode: e.code, Error: e.reason}
 	if e.code > 128 && e.code < 128+65 {
 		s.Signal = e.code - 128
-		s.OOMKilled = s.Signal == int(unix.SIGKILL) && oomKilled(c.cgroup)
 	}
+	// Whichever of its processes it was, and however the first one took it: it ran out of memory.
+	s.OOMKilled = r.cgroups.OOMKills(c.cgroup) > 0
 	r.mu.Lock()
 	s.Started = c.info.Started
 	c.setStatus(s)
@@ -180,7 +180,7 @@ func (r *Runtime) deleteTask(c *container) error {
 			if c.io != nil {
 				c.io.detach()
 			}
-			return errors.Join(err, removeCgroup(c.cgroup))
+			return errors.Join(err, r.cgroups.Remove(c.cgroup))
 		}
 		select {
 		case <-r.ctx.Done():

@@ -32,6 +32,7 @@ import (
 	"google.golang.org/grpc/backoff"
 
 	"mgr/agent"
+	"mgr/agent/cgroup"
 )
 
 // versionTimeout is how long containerd may take to answer the simplest question before it counts as away.
@@ -51,15 +52,16 @@ type Config struct {
 
 // Runtime is an agent.Runtime.
 type Runtime struct {
-	cfg    Config
-	layout Layout
-	client *containerd.Client
-	tasks  tasks.TasksClient
-	store  containers.Store
-	snaps  snapshots.Snapshotter
-	images imageCache
-	shims  shims
-	oomMin int // the lowest oom_score_adj that containers may be given
+	cfg     Config
+	layout  Layout
+	client  *containerd.Client
+	tasks   tasks.TasksClient
+	store   containers.Store
+	snaps   snapshots.Snapshotter
+	images  imageCache
+	shims   shims
+	cgroups *cgroup.FS
+	oomMin  int // the lowest oom_score_adj that containers may be given
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -69,7 +71,7 @@ type Runtime struct {
 	containers map[string]*container
 	sandboxes  map[string]*sandbox
 	listeners  map[chan string]struct{}
-	cgroups    map[string]bool // already noted for Cleanup
+	noted      map[string]bool // cgroups already noted for Cleanup
 }
 
 var _ agent.Runtime = (*Runtime)(nil)
@@ -80,6 +82,10 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 	cfg.RegistryHosts = cmpOr(cfg.RegistryHosts, "/etc/containerd/certs.d")
 	cfg.LogSize = cmpOr(cfg.LogSize, 10<<20)
 	cfg.LogFiles = cmpOr(cfg.LogFiles, 5)
+	cgroups, err := cgroup.Host()
+	if err != nil {
+		return nil, err
+	}
 	client, err := containerd.New(cfg.Address, containerd.WithDefaultNamespace(Namespace),
 		containerd.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
@@ -94,7 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		tasks: client.TaskService(), store: client.ContainerService(),
 		images:     imageCache{byTarget: map[string]*imageInfo{}},
 		containers: map[string]*container{}, sandboxes: map[string]*sandbox{}, listeners: map[chan string]struct{}{},
-		cgroups: map[string]bool{},
+		noted: map[string]bool{}, cgroups: cgroups,
 	}
 	r.ctx, r.stop = context.WithCancel(scope(context.Background()))
 	r.shims.r = r

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mgr/agent"
+	"mgr/agent/cgroup"
 )
 
 // sandbox is what the containers of a pod share: a directory with the files net, ipc and uts, each a bind mount of a
@@ -21,6 +22,7 @@ type sandbox struct {
 	spec    agent.SandboxSpec
 	dir     string
 	created time.Time
+	cgroups *cgroup.FS
 	infra   string // id of the container that holds the shared PID namespace
 
 	setup sync.Mutex // serialises making and removing the sandbox
@@ -82,7 +84,7 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 	r.mu.Lock()
 	s := r.sandboxes[uid]
 	if s == nil {
-		s = &sandbox{dir: r.layout.sandbox(uid)}
+		s = &sandbox{dir: r.layout.sandbox(uid), cgroups: r.cgroups}
 		r.sandboxes[uid] = s
 	}
 	r.mu.Unlock()
@@ -117,7 +119,7 @@ func (s *sandbox) make() error {
 	if err := writeFile(s.path("sandbox.json"), text); err != nil {
 		return err
 	}
-	if err := makeCgroup(s.spec.CgroupParent); err != nil {
+	if err := s.cgroups.Make(s.spec.CgroupParent); err != nil {
 		return err
 	}
 	if pins := s.pins(); len(pins) > 0 {
@@ -145,7 +147,7 @@ func (s *sandbox) unmake() error {
 			return err
 		}
 	}
-	if err := removeCgroup(s.spec.CgroupParent); err != nil {
+	if err := s.cgroups.Remove(s.spec.CgroupParent); err != nil {
 		return err
 	}
 	return os.RemoveAll(s.dir)
@@ -235,7 +237,7 @@ func (r *Runtime) loadSandboxes() error {
 		return fmt.Errorf("find existing sandboxes: %w", err)
 	}
 	for _, e := range entries {
-		s, err := readSandbox(r.layout.sandbox(e.Name()))
+		s, err := readSandbox(r.cgroups, r.layout.sandbox(e.Name()))
 		if err == nil && s.alive() {
 			r.sandboxes[e.Name()] = s
 			continue
@@ -248,8 +250,8 @@ func (r *Runtime) loadSandboxes() error {
 }
 
 // readSandbox reads a sandbox's directory; with an error, what it returns is good for unmake only.
-func readSandbox(dir string) (*sandbox, error) {
-	s := &sandbox{dir: dir}
+func readSandbox(cgroups *cgroup.FS, dir string) (*sandbox, error) {
+	s := &sandbox{dir: dir, cgroups: cgroups}
 	var file sandboxFile
 	text, err := os.ReadFile(s.path("sandbox.json"))
 	if err == nil {
@@ -264,7 +266,7 @@ func (r *Runtime) noteCgroup(name string) error {
 	parent := filepath.Dir(filepath.Join("/", cmpOr(name, Namespace+"/pod")))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cgroups[parent] {
+	if r.noted[parent] {
 		return nil
 	}
 	f, err := os.OpenFile(r.layout.cgroupParents(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -275,6 +277,6 @@ func (r *Runtime) noteCgroup(name string) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("record the pod's cgroup: %w", err)
 	}
-	r.cgroups[parent] = true
+	r.noted[parent] = true
 	return nil
 }

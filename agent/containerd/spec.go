@@ -193,7 +193,7 @@ func (b *specBuilder) namespaces(c *container) {
 	for name := range b.sandbox.pins() {
 		list = append(list, specs.LinuxNamespace{Type: kinds[name], Path: b.sandbox.path(name)})
 	}
-	if unified() {
+	if b.r.cgroups.Unified() {
 		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	b.Linux.Namespaces = list
