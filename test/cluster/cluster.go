@@ -70,11 +70,20 @@ func where(t testing.TB, env, name string) string {
 	if bin := os.Getenv(env); bin != "" {
 		return bin
 	}
+	root, err := checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(root, "bin", name)
+}
+
+// checkout is the directory of the module that is being tested.
+func checkout() (string, error) {
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
-		t.Fatalf("find the checkout: %v", err)
+		return "", fmt.Errorf("find the checkout: %w", err)
 	}
-	return filepath.Join(strings.TrimSpace(string(root)), "bin", name)
+	return strings.TrimSpace(string(root)), nil
 }
 
 func built(t testing.TB, env, name, how string) string {

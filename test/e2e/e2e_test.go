@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"mgr/test/cluster"
@@ -43,7 +42,6 @@ func TestCluster(t *testing.T) {
 		{"Why", why},
 		{"TimeTravel", timeTravel},
 		{"BadInput", badInput},
-		{"Leaks", leaks},
 		{"AgentKilled", agentKilled},
 		{"LeaderKilled", leaderKilled},
 		{"AllMastersKilled", allMastersKilled},
@@ -138,7 +136,7 @@ func unmodifiedKubectl(t *testing.T, c *cluster.Cluster) {
 }
 
 func logsAndExec(t *testing.T, c *cluster.Cluster) {
-	c.Must(t, "image", "import", busyboxArchive(t))
+	c.Must(t, "image", "import", cluster.Images(t, "busybox"))
 	c.Must(t, "run", "talk", "--image", "mgr/busybox:1", "--restart", "Never", "--", "sh", "-c", "echo one; echo two >&2; exec sleep 3600")
 	c.Must(t, "wait", "pod/talk", "--for", "condition=Ready", "--timeout", "30s")
 	// Standard output and error come by two pipes, whose order nobody keeps.
@@ -225,7 +223,7 @@ func kill(t testing.TB, pids ...int) {
 }
 
 func imageImport(t *testing.T, c *cluster.Cluster) {
-	out := c.Must(t, "image", "import", busyboxArchive(t))
+	out := c.Must(t, "image", "import", cluster.Images(t, "busybox"))
 	if strings.Count(out, "mgr/busybox:1") != 2 {
 		t.Errorf("image import: %s", out)
 	}
@@ -235,14 +233,6 @@ func imageImport(t *testing.T, c *cluster.Cluster) {
 	if out := c.Mgr(t.Context(), "image", "import", "/nowhere.tar"); out.Code == 0 || !strings.Contains(out.Stderr, "/nowhere.tar") {
 		t.Errorf("import of a missing file: %+v", out)
 	}
-}
-
-func busyboxArchive(t testing.TB) string {
-	dir := os.Getenv("MGR_IMAGES")
-	if dir == "" {
-		dir = filepath.Join(filepath.Dir(cluster.Binary(t)), "images")
-	}
-	return filepath.Join(dir, "busybox.tar.gz")
 }
 
 func crashingContainer(t *testing.T, c *cluster.Cluster) {
@@ -298,13 +288,4 @@ func write(t testing.TB, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func ready(p *corev1.Pod) bool {
-	for _, cond := range p.Status.Conditions {
-		if cond.Type == corev1.PodReady {
-			return cond.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil
-		}
-	}
-	return false
 }

@@ -22,7 +22,7 @@ func readyPods(ctx context.Context, c *cluster.Cluster, label string) ([]corev1.
 	}
 	var good []corev1.Pod
 	for _, p := range list.Items {
-		if ready(&p) {
+		if cluster.Ready(&p) {
 			good = append(good, p)
 		}
 	}
@@ -66,7 +66,7 @@ func agentKilled(t *testing.T, c *cluster.Cluster) {
 		if was.ContainerID != is.ContainerID || is.RestartCount != was.RestartCount {
 			t.Errorf("pod %s was restarted: %s (%d) became %s (%d)", p.Name, was.ContainerID, was.RestartCount, is.ContainerID, is.RestartCount)
 		}
-		if since := transition(now); since.After(killed) || !ready(now) {
+		if since := transition(now); since.After(killed) || !cluster.Ready(now) {
 			t.Errorf("pod %s did not stay ready: %+v", p.Name, now.Status.Conditions)
 		}
 	}

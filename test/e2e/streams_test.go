@@ -61,7 +61,7 @@ spec:
 
 // streams goes through everything that flows between a client and a container, with the protocols of today's kubectl.
 func streams(t *testing.T, c *cluster.Cluster) {
-	c.Must(t, "image", "import", busyboxArchive(t))
+	c.Must(t, "image", "import", cluster.Images(t, "busybox"))
 	manifest := filepath.Join(t.TempDir(), "streams.yaml")
 	write(t, manifest, streamsPods)
 	c.Must(t, "apply", "-f", manifest)

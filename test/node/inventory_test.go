@@ -1,4 +1,4 @@
-package e2e
+package node
 
 import (
 	"context"
@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"testing"
+	"time"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerdclient "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -25,8 +27,7 @@ import (
 
 // inventory is everything that a node has on account of pods, held against the pods that the API says it has.
 type inventory struct {
-	c      *cluster.Cluster
-	node   string
+	node   *cluster.Node
 	layout containerd.Layout
 
 	pods map[string]corev1.Pod // that belong here, by UID
@@ -37,26 +38,26 @@ type inventory struct {
 }
 
 // leftovers returns what a node has beyond what its pods need. gone are the UIDs of pods that were deleted.
-func leftovers(ctx context.Context, c *cluster.Cluster, node string, gone []string) error {
-	i := &inventory{c: c, node: node, layout: containerd.NewLayout(filepath.Join(c.Dir, node)), gone: gone,
+func leftovers(ctx context.Context, node *cluster.Node, gone []string) error {
+	i := &inventory{node: node, layout: node.Layout, gone: gone,
 		pods: map[string]corev1.Pod{}, ips: map[string]bool{}, ids: map[string]bool{}}
-	list, err := c.Kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	list, err := shared.Kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
 	for _, p := range list.Items {
 		i.ips[p.Status.PodIP] = true
-		if p.Spec.NodeName == node {
+		if p.Spec.NodeName == node.Name {
 			i.pods[string(p.UID)] = p
 		}
 	}
 	for _, look := range []func(context.Context) error{i.runtime, i.directories, i.mounts, i.cgroups, i.processes, i.network} {
 		if err := look(ctx); err != nil {
-			return fmt.Errorf("looking for leftovers on %s: %w", node, err)
+			return fmt.Errorf("looking for leftovers on %s: %w", node.Name, err)
 		}
 	}
 	if len(i.errs) > 0 {
-		return fmt.Errorf("%s has, for %d pods: %w", node, len(i.pods), errors.Join(i.errs...))
+		return fmt.Errorf("%s has, for %d pods: %w", node.Name, len(i.pods), errors.Join(i.errs...))
 	}
 	return nil
 }
@@ -90,6 +91,9 @@ func (i *inventory) runtime(ctx context.Context) error {
 			i.left("an old instance", e.ID+" of "+name)
 		}
 	}
+	if err := i.stored(ctx, client); err != nil {
+		return err
+	}
 	on := 0
 	err = client.SnapshotService("overlayfs").Walk(ctx, func(_ context.Context, s snapshots.Info) error {
 		on++
@@ -106,6 +110,34 @@ func (i *inventory) runtime(ctx context.Context) error {
 		i.left("directories of snapshots:", fmt.Sprintf("%d for %d", len(dirs), on))
 	}
 	return err
+}
+
+// stored is what containerd keeps beside containers: tasks, leases, and downloads that nobody goes on with.
+func (i *inventory) stored(ctx context.Context, client *containerdclient.Client) error {
+	answer, err := client.TaskService().List(ctx, &tasks.ListTasksRequest{})
+	if err != nil {
+		return err
+	}
+	for _, t := range answer.Tasks {
+		if !i.ids[t.ID] {
+			i.left("task", t.ID)
+		}
+	}
+	leases, err := client.LeasesService().List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		i.left("lease", l.ID)
+	}
+	ingests, err := client.ContentStore().ListStatuses(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range ingests {
+		i.left("unfinished download", s.Ref)
+	}
+	return nil
 }
 
 // directories are named by pods or by containers.
@@ -151,22 +183,35 @@ func (i *inventory) directories(context.Context) error {
 func (i *inventory) isPod(uid string) bool      { _, ok := i.pods[uid]; return ok }
 func (i *inventory) isContainer(id string) bool { return i.ids[id] }
 
+// mounts in every mount namespace of the machine that one of our processes is in, this one's included.
 func (i *inventory) mounts(context.Context) error {
-	text, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(text)) {
-		path := strings.Fields(line)[1]
-		if !strings.HasPrefix(path, i.layout.Dir+"/") {
+	seen := map[string]bool{}
+	pids := append(i.node.Shims(), os.Getpid(), i.node.ContainerdPID())
+	for _, pid := range append(pids, i.node.Agents()...) {
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+		if err != nil || seen[ns] {
+			continue // it ended
+		}
+		seen[ns] = true
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", pid))
+		if err != nil {
 			continue
 		}
-		known := func(part string) bool { return i.isPod(part) || i.isContainer(part) }
-		if !slices.ContainsFunc(strings.Split(path, "/"), known) {
-			i.left("mount", path)
+		for line := range strings.Lines(string(text)) {
+			i.mount(strings.Fields(line)[1])
 		}
 	}
 	return nil
+}
+
+func (i *inventory) mount(path string) {
+	if !strings.HasPrefix(path, i.layout.Dir+"/") && !strings.HasPrefix(path, i.layout.Run+"/") {
+		return
+	}
+	known := func(part string) bool { return i.isPod(part) || i.isContainer(part) }
+	if !slices.ContainsFunc(strings.Split(path, "/"), known) {
+		i.left("mount", path)
+	}
 }
 
 func (i *inventory) isGone(text string) bool {
@@ -187,22 +232,20 @@ func (i *inventory) processes(context.Context) error {
 	if err != nil {
 		return err
 	}
-	shims := 0
 	for _, dir := range dirs {
 		cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if err != nil {
-			continue // it ended
-		}
-		if i.isGone(string(cgroup)) {
+		if err == nil && i.isGone(string(cgroup)) {
 			i.left("process", dir)
 		}
-		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err == nil && strings.Contains(string(cmdline), "-address\x00"+i.layout.Address()+"\x00") {
-			shims++
-		}
 	}
-	if shims > len(i.pods)+1 {
-		i.left("shims:", fmt.Sprintf("%d processes", shims))
+	if shims := i.node.Shims(); len(shims) > len(i.pods)+1 {
+		i.left("shims:", fmt.Sprintf("%d processes", len(shims)))
+	}
+	if runcs := i.node.Runcs(); len(runcs) > len(i.pods) {
+		i.left("runcs:", fmt.Sprintf("%d processes", len(runcs)))
+	}
+	if n := len(i.node.Agents()); n != 1 {
+		i.left("agents:", fmt.Sprintf("%d processes", n))
 	}
 	return nil
 }
@@ -212,8 +255,7 @@ var podAddress = regexp.MustCompile(`\b10\.42\.\d+\.\d+\b`)
 // network: the host's side of pods' links, and rules that name addresses.
 func (i *inventory) network(ctx context.Context) error {
 	in := func(args ...string) (string, error) {
-		ns := "--net=/run/netns/" + i.c.Name + "-" + i.node
-		out := cluster.Run(exec.CommandContext(ctx, "nsenter", append([]string{ns}, args...)...))
+		out := i.node.InNet(ctx, args...)
 		if out.Code != 0 {
 			return "", fmt.Errorf("%v: %s", args, out.Stderr)
 		}
@@ -241,4 +283,35 @@ func (i *inventory) network(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// processUse is what a node's agent holds of the kernel.
+type processUse struct{ files, threads int }
+
+func nodeProcesses(t testing.TB, node *cluster.Node) processUse {
+	t.Helper()
+	count := func(what string) int {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", node.AgentPID(t), what))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	return processUse{files: count("fd"), threads: count("task")}
+}
+
+// agentsAreSlim: the agents hold no more files than before all the pods. (Threads are for the log: Go does not give them back.)
+func (s *storm) agentsAreSlim(t *testing.T) {
+	t.Helper()
+	for _, node := range bothNodes() {
+		before := s.processes[node.Name]
+		var now processUse
+		cluster.Eventually(t, 30*time.Second, "the agent of "+node.Name+" has closed its files", func(context.Context) error {
+			if now = nodeProcesses(t, node); now.files > before.files+12 {
+				return fmt.Errorf("it has %d files open, before it were %d", now.files, before.files)
+			}
+			return nil
+		})
+		t.Logf("%s: %+v, before %+v", node.Name, now, before)
+	}
 }
