@@ -65,6 +65,10 @@ func (s *Server) endpoints(kinds []*resource.Kind) (map[schema.GroupVersionResou
 		out[k.GroupVersionResource] = s.reviewEndpoint(k)
 		s.kinds = append(s.kinds, k)
 	}
+	for _, e := range s.usageEndpoints(out[resource.Storage("nodes").GroupVersionResource], out[podRow().GroupVersionResource]) {
+		out[e.kind.GroupVersionResource] = e
+		s.kinds = append(s.kinds, e.kind)
+	}
 	k := bindingKind()
 	out[k.GroupVersionResource] = s.bindingEndpoint(k, out[podRow().GroupVersionResource].store)
 	s.kinds = append(s.kinds, k)

@@ -18,11 +18,19 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
-// Scheme knows the Go types of every row (it is client-go's).
-var Scheme *runtime.Scheme = scheme.Scheme
+// Scheme knows the Go types of every row (it is client-go's), and those of the metrics API, which has no rows: nothing of it is
+// stored.
+var Scheme *runtime.Scheme = withMetrics(scheme.Scheme)
+
+func withMetrics(s *runtime.Scheme) *runtime.Scheme {
+	utilruntime.Must(metricsv1beta1.AddToScheme(s))
+	return s
+}
 
 // table is built once and never changes.
 var table = assemble()
