@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
@@ -64,6 +63,10 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 	if err != nil {
 		return ContainerSpec{}, err
 	}
+	devices, err := j.volumeDevices()
+	if err != nil {
+		return ContainerSpec{}, err
+	}
 	s := ContainerSpec{
 		Pod: j.ref, Name: c.Name, Attempt: j.attempt, Image: c.Image,
 		Command: env.ExpandAll(c.Command, vars.Lookup), Args: env.ExpandAll(c.Args, vars.Lookup),
@@ -71,7 +74,7 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 		LogPath: filepath.Join(a.logDir(j.ref), c.Name, strconv.Itoa(j.attempt)+".log"),
 		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 		Hash: containerHash(c), Kind: j.role.String(),
-		OOMScoreAdj: oomScoreAdj(j.pod, c, a.capacity.Memory().Value()),
+		Devices: devices, OOMScoreAdj: oomScoreAdj(j.pod, c, a.capacity.Memory().Value()),
 	}
 	if err := os.MkdirAll(filepath.Dir(s.LogPath), 0o755); err != nil {
 		return s, fmt.Errorf("making the log directory: %w", err)
@@ -194,83 +197,4 @@ func (a *Agent) environment(ctx context.Context, j *startJob) (*env.Variables, e
 		ips = a.cfg.NodeIPs
 	}
 	return env.For(ctx, j.pod, j.spec, env.Services(mine), a.facts(j.pod, ips), a.objects)
-}
-
-// makeMounts lists the container's mounts: its volumes, the files that the agent makes for the pod, and the file for its
-// last words.
-func (j *startJob) makeMounts(vars *env.Variables) ([]specs.Mount, error) {
-	a := j.w.a
-	own := map[string]bool{}
-	var out []specs.Mount
-	for i, vm := range j.spec.VolumeMounts {
-		path, ok := j.mounts[vm.Name]
-		if !ok {
-			return nil, fmt.Errorf("volume %q of the mount at %s does not exist", vm.Name, vm.MountPath)
-		}
-		sub := vm.SubPath
-		if vm.SubPathExpr != "" {
-			var err error
-			if sub, err = expandSubPath(vm.SubPathExpr, vars); err != nil {
-				return nil, err
-			}
-		}
-		if sub != "" {
-			var err error
-			if path, err = a.volumes.SubPath(j.ref.UID, j.spec.Name, i, path, sub, true); err != nil {
-				return nil, err
-			}
-		}
-		target := vm.MountPath
-		if !filepath.IsAbs(target) {
-			target = "/" + target
-		}
-		own[filepath.Clean(target)] = true
-		out = append(out, bind(path, target, vm))
-	}
-	files, err := a.podFiles(j.pod, j.ref, j.ips)
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range files {
-		if !own[f.Destination] {
-			out = append(out, f)
-		}
-	}
-	if j.spec.TerminationMessagePath != "" {
-		path, err := a.terminationFile(j.ref.UID, j.spec.Name, j.attempt)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, bind(path, j.spec.TerminationMessagePath, v1.VolumeMount{}))
-	}
-	return out, nil
-}
-
-func expandSubPath(expr string, vars *env.Variables) (string, error) {
-	var missing error
-	out := env.Expand(expr, func(name string) (string, bool) {
-		value, ok := vars.Lookup(name)
-		if !ok {
-			missing = fmt.Errorf("failed to expand subPath %q: variable %q is not set", expr, name)
-		}
-		return value, ok
-	})
-	return out, missing
-}
-
-func bind(source, target string, vm v1.VolumeMount) specs.Mount {
-	options := []string{"rbind", "rprivate", "rw"}
-	switch ptr.Deref(vm.MountPropagation, v1.MountPropagationNone) {
-	case v1.MountPropagationHostToContainer:
-		options[1] = "rslave"
-	case v1.MountPropagationBidirectional:
-		options[1] = "rshared"
-	}
-	if vm.ReadOnly {
-		options[2] = "ro"
-		if r := ptr.Deref(vm.RecursiveReadOnly, ""); r == v1.RecursiveReadOnlyEnabled || r == v1.RecursiveReadOnlyIfPossible {
-			options[2] = "rro"
-		}
-	}
-	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: options}
 }

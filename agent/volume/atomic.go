@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -26,7 +27,8 @@ const dataLink, nextLink = "..data", "..data_tmp"
 func Project(dir string, files map[string]File, gid int, now time.Time) error {
 	old, _ := os.Readlink(filepath.Join(dir, dataLink))
 	if old != "" && same(filepath.Join(dir, old), files) {
-		return nil
+		// An agent that died after the switch left the rest of the work.
+		return errors.Join(link(dir, files), tidy(dir, old))
 	}
 	stamp, err := os.MkdirTemp(dir, now.UTC().Format("..2006_01_02_15_04_05."))
 	if err != nil {
@@ -47,9 +49,20 @@ func Project(dir string, files map[string]File, gid int, now time.Time) error {
 	if err := link(dir, files); err != nil {
 		return err
 	}
-	if old != "" && strings.HasPrefix(old, "..") && !strings.Contains(old, "/") {
-		if err := os.RemoveAll(filepath.Join(dir, old)); err != nil {
-			return fmt.Errorf("removing outdated files: %w", err)
+	return tidy(dir, filepath.Base(stamp))
+}
+
+// tidy removes the generations of data that are not shown any more, or never were.
+func tidy(dir, current string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("removing outdated files: %w", err)
+	}
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, "..") && name != dataLink && name != current {
+			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+				return fmt.Errorf("removing outdated files: %w", err)
+			}
 		}
 	}
 	return nil
@@ -99,17 +112,25 @@ func write(dir string, files map[string]File, gid int) error {
 		if err := os.WriteFile(path, f.Data, f.Mode); err != nil {
 			return fmt.Errorf("projecting %s: %w", name, err)
 		}
-		// The mode given at creation passes the umask; what the user asked for does not.
-		if err := os.Chmod(path, f.Mode); err != nil {
-			return fmt.Errorf("projecting %s: %w", name, err)
-		}
 		if gid >= 0 || f.UID > 0 {
 			if err := os.Chown(path, f.UID, max(gid, 0)); err != nil {
 				return fmt.Errorf("projecting %s: %w", name, err)
 			}
 		}
+		// The mode given at creation passes the umask; what the user asked for does not.
+		if err := os.Chmod(path, f.Mode); err != nil {
+			return fmt.Errorf("projecting %s: %w", name, err)
+		}
 	}
-	return nil
+	if gid < 0 {
+		return nil
+	}
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return own(path, gid, true)
+	})
 }
 
 // link makes the visible names, one for each first path element, and removes those that are no longer wanted.
@@ -129,7 +150,7 @@ func link(dir string, files map[string]File) error {
 		name := e.Name()
 		if i := slices.Index(want, name); i >= 0 {
 			want = slices.Delete(want, i, i+1)
-		} else if !strings.HasPrefix(name, "..") {
+		} else if at, err := os.Readlink(filepath.Join(dir, name)); err == nil && at == filepath.Join(dataLink, name) {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
 				return fmt.Errorf("removing outdated %s: %w", name, err)
 			}

@@ -1,14 +1,11 @@
 package volume
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -70,11 +67,12 @@ func makeEmptyDir(path string, e *v1.EmptyDirVolumeSource, gid int) error {
 	if err := makeDir(path, e.Medium == v1.StorageMediumMemory, options, 0o777); err != nil {
 		return err
 	}
-	return own(path, gid)
+	return own(path, gid, false)
 }
 
-// own gives a volume's root to the pod's fsGroup, with set-GID so that new files inherit it.
-func own(path string, gid int) error {
+// own gives a directory of a volume to the pod's fsGroup, with set-GID so that new files inherit it. Of a volume that no
+// container may write to, the group gets no right to write either.
+func own(path string, gid int, readOnly bool) error {
 	if gid < 0 {
 		return nil
 	}
@@ -85,11 +83,20 @@ func own(path string, gid int) error {
 	if err != nil {
 		return fmt.Errorf("applying fsGroup: %w", err)
 	}
-	if err := os.Chmod(path, info.Mode()|0o070|os.ModeSetgid); err != nil {
+	mode := os.FileMode(0o770)
+	if readOnly {
+		mode = 0o550
+	}
+	if err := os.Chmod(path, info.Mode()|mode|os.ModeSetgid); err != nil {
 		return fmt.Errorf("applying fsGroup: %w", err)
 	}
 	return nil
 }
+
+// RecursiveReadOnly: the kernel can make a mount read-only with all that is mounted below it.
+var RecursiveReadOnly = sync.OnceValue(func() bool {
+	return !errors.Is(unix.MountSetattr(-1, "", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}), unix.ENOSYS)
+})
 
 func checkHostPath(h *v1.HostPathVolumeSource) error {
 	kind := ptr.Deref(h.Type, v1.HostPathUnset)
@@ -156,55 +163,4 @@ func describe(kind v1.HostPathType) string {
 		return "character device"
 	}
 	return "block device"
-}
-
-// unmountBelow unmounts all that is mounted below dir, innermost first.
-func unmountBelow(dir string) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	points, err := mountsBelow(dir)
-	if err != nil {
-		return err
-	}
-	for _, p := range slices.Backward(points) {
-		if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("unmounting %s: %w", p, err)
-		}
-	}
-	return nil
-}
-
-// mountsBelow lists mount points in the order in which they were mounted.
-func mountsBelow(dir string) ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("listing mounts: %w", err)
-	}
-	defer f.Close()
-	var points []string
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		// A busy node has thousands of mounts, few of them of this pod.
-		if line := lines.Bytes(); !bytes.ContainsRune(line, '\\') && !bytes.Contains(line, []byte(dir)) {
-			continue
-		}
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		if p := unescape(fields[4]); strings.HasPrefix(p, dir+"/") {
-			points = append(points, p)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("listing mounts: %w", err)
-	}
-	return points, nil
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

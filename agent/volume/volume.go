@@ -23,6 +23,9 @@ import (
 // retryRefresh: how long old content stands before the masters are asked again.
 const retryRefresh = 10 * time.Second
 
+// subPaths is the directory, in a pod's, of what its containers' subPaths are bound to.
+const subPaths = "subpaths"
+
 // Manager makes volumes. Fill in the exported fields before the first use.
 type Manager struct {
 	Dir     string // has one directory for each pod UID
@@ -35,8 +38,15 @@ type Manager struct {
 	tokens map[string]token
 }
 
-// Mounts maps volume names to their paths on this node.
-type Mounts map[string]string
+// Mount is a volume of a pod on this node.
+type Mount struct {
+	Path     string // what containers get: a directory or a file, of a block volume the device
+	ReadOnly bool   // whatever the container's mount says
+	Device   bool   // Path is a block device, to be given as such
+}
+
+// Mounts are a pod's volumes by name.
+type Mounts map[string]Mount
 
 func (m *Manager) now() time.Time {
 	if m.Now != nil {
@@ -71,12 +81,12 @@ func (m *Manager) Mount(ctx context.Context, pod *v1.Pod) (mounts Mounts, next t
 	var errs []error
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		path, again, err := m.mount(ctx, pod, v)
+		mount, again, err := m.mount(ctx, pod, v)
 		if err != nil {
 			errs = append(errs, &Error{Volume: v.Name, Err: err})
 			continue
 		}
-		mounts[v.Name] = path
+		mounts[v.Name] = mount
 		if !again.IsZero() && (next.IsZero() || again.Before(next)) {
 			next = again
 		}
@@ -84,34 +94,39 @@ func (m *Manager) Mount(ctx context.Context, pod *v1.Pod) (mounts Mounts, next t
 	return mounts, next, errors.Join(errs...)
 }
 
-func (m *Manager) mount(ctx context.Context, pod *v1.Pod, v *v1.Volume) (path string, next time.Time, err error) {
+func (m *Manager) mount(ctx context.Context, pod *v1.Pod, v *v1.Volume) (mount Mount, next time.Time, err error) {
 	switch {
 	case v.HostPath != nil:
-		return v.HostPath.Path, next, checkHostPath(v.HostPath)
+		return Mount{Path: v.HostPath.Path}, next, checkHostPath(v.HostPath)
 	case v.EmptyDir != nil:
-		path = m.path(pod, "empty-dir", v.Name)
-		return path, next, makeEmptyDir(path, v.EmptyDir, fsGroup(pod))
+		path := m.path(pod, "empty-dir", v.Name)
+		return Mount{Path: path}, next, makeEmptyDir(path, v.EmptyDir, fsGroup(pod))
 	}
-	path = m.path(pod, kindOf(v), v.Name)
+	return m.project(ctx, pod, v)
+}
+
+// project makes or refreshes a volume of the kinds that show API objects as files.
+func (m *Manager) project(ctx context.Context, pod *v1.Pod, v *v1.Volume) (mount Mount, next time.Time, err error) {
+	mount = Mount{Path: m.path(pod, kindOf(v), v.Name), ReadOnly: true}
 	c, ok, err := m.files(ctx, pod, v)
 	if !ok {
-		return "", next, errors.New("this kind of volume is not supported by this node")
+		return Mount{}, next, errors.New("this kind of volume is not supported by this node")
 	}
 	if err != nil {
 		var silent unreadable
-		if _, missing := os.Lstat(filepath.Join(path, dataLink)); missing == nil && errors.As(err, &silent) {
-			return path, m.now().Add(retryRefresh), nil
+		if _, missing := os.Lstat(filepath.Join(mount.Path, dataLink)); missing == nil && errors.As(err, &silent) {
+			return mount, m.now().Add(retryRefresh), nil
 		}
-		return "", next, err
+		return Mount{}, next, err
 	}
-	if err := makeDir(path, v.Secret != nil || v.Projected != nil, "", 0o755); err != nil {
-		return "", next, err
+	if err := makeDir(mount.Path, v.Secret != nil || v.Projected != nil, "", 0o755); err != nil {
+		return Mount{}, next, err
 	}
 	gid := fsGroup(pod)
-	if err := own(path, gid); err != nil {
-		return "", next, err
+	if err := own(mount.Path, gid, true); err != nil {
+		return Mount{}, next, err
 	}
-	return path, c.next, Project(path, c.files, gid, m.now())
+	return mount, c.next, Project(mount.Path, c.files, gid, m.now())
 }
 
 func kindOf(v *v1.Volume) string {
@@ -135,7 +150,7 @@ func (m *Manager) Remove(uid string) error {
 	if err := m.Unmount(uid); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(m.PodDir(uid)); err != nil {
+	if err := removeTree(m.PodDir(uid)); err != nil {
 		return fmt.Errorf("removing the directory of pod %s: %w", uid, err)
 	}
 	return nil
@@ -154,8 +169,8 @@ func (m *Manager) Unmount(uid string) error {
 	if err := unmountBelow(dir); err != nil {
 		return err
 	}
-	for _, sub := range []string{"volumes", "subpaths"} {
-		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
+	for _, sub := range []string{"volumes", subPaths} {
+		if err := removeTree(filepath.Join(dir, sub)); err != nil {
 			return fmt.Errorf("removing volumes of pod %s: %w", uid, err)
 		}
 	}

@@ -123,7 +123,7 @@ func TestConfigMapFollowsItsObject(t *testing.T) {
 	w := newWorld(t)
 	w.source.maps["c"] = map[string]string{"a": "1", "b": "2"}
 	p := pod(cm("c"))
-	dir := w.mount(p)["v"]
+	dir := w.mount(p)["v"].Path
 	w.file(dir+"/a", "1", 0o644)
 	data, _ := os.Readlink(dir + "/..data")
 	w.mount(p)
@@ -193,7 +193,7 @@ func TestItemsModesAndOptional(t *testing.T) {
 		s.DefaultMode = ptr.To[int32](0o400)
 		s.Items = []v1.KeyToPath{{Key: "a", Path: "deep/er"}, {Key: "a", Path: "x", Mode: ptr.To[int32](0o777)}}
 	}))
-	dir := w.mount(p)["v"]
+	dir := w.mount(p)["v"].Path
 	w.file(dir+"/deep/er", "1", 0o400)
 	w.file(dir+"/x", "1", 0o777)
 
@@ -214,7 +214,7 @@ func TestOldContentSurvivesTheMasters(t *testing.T) {
 	w := newWorld(t)
 	w.source.maps["c"] = map[string]string{"a": "1"}
 	p := pod(cm("c"))
-	dir := w.mount(p)["v"]
+	dir := w.mount(p)["v"].Path
 	w.source.down = errors.New("no master")
 	_, next, err := w.Mount(t.Context(), p)
 	if err != nil || next.IsZero() {
@@ -235,7 +235,7 @@ func TestProjected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := m["v"]
+	dir := m["v"].Path
 	w.file(dir+"/token", "token-1", 0o644)
 	w.file(dir+"/ca.crt", "CA", 0o644)
 	w.file(dir+"/labels", `app="x"`, 0o644)
@@ -271,7 +271,7 @@ func TestTokenOwner(t *testing.T) {
 		p := pod(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{{ServiceAccountToken: &v1.ServiceAccountTokenProjection{Path: "token"}}}}}})
 		p.Spec.Containers = []v1.Container{{Name: "a"}}
 		p.Spec.SecurityContext = &c.sc
-		dir := w.mount(p)["v"]
+		dir := w.mount(p)["v"].Path
 		w.file(dir+"/token", "token-1", c.mode)
 		if st := stat(t, dir+"/token"); st.Uid != c.uid || st.Gid != c.gid {
 			t.Errorf("%s: owner %d, group %d", name, st.Uid, st.Gid)
@@ -305,23 +305,23 @@ func TestEmptyDir(t *testing.T) {
 	)
 	p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr.To[int64](2000)}
 	m := w.mount(p)
-	if info, _ := os.Stat(m["disk"]); info.Mode().Perm() != 0o777 || info.Mode()&os.ModeSetgid == 0 {
+	if info, _ := os.Stat(m["disk"].Path); info.Mode().Perm() != 0o777 || info.Mode()&os.ModeSetgid == 0 {
 		t.Errorf("mode %v", info.Mode())
 	}
-	if st := stat(t, m["disk"]); st.Gid != 2000 {
+	if st := stat(t, m["disk"].Path); st.Gid != 2000 {
 		t.Errorf("group %d", st.Gid)
 	}
-	if kind := fsType(t, m["memory"]); kind != unix.TMPFS_MAGIC {
+	if kind := fsType(t, m["memory"].Path); kind != unix.TMPFS_MAGIC {
 		t.Errorf("file system %x", kind)
 	}
-	if err := os.WriteFile(m["memory"]+"/big", make([]byte, 2<<20), 0o644); !errors.Is(err, unix.ENOSPC) {
+	if err := os.WriteFile(m["memory"].Path+"/big", make([]byte, 2<<20), 0o644); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("writing beyond the limit: %v", err)
 	}
-	if err := os.WriteFile(m["disk"]+"/kept", nil, 0o644); err != nil {
+	if err := os.WriteFile(m["disk"].Path+"/kept", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	w.mount(p)
-	if _, err := os.Stat(m["disk"] + "/kept"); err != nil {
+	if _, err := os.Stat(m["disk"].Path + "/kept"); err != nil {
 		t.Error("a second mount lost the content")
 	}
 	if err := w.Unmount("u"); err != nil {
@@ -357,7 +357,7 @@ func TestHostPathTypes(t *testing.T) {
 
 func TestSubPath(t *testing.T) {
 	w := newWorld(t)
-	root := w.mount(pod(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}))["v"]
+	root := w.mount(pod(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}}))["v"].Path
 	if err := os.WriteFile(root+"/file", []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
