@@ -13,6 +13,12 @@ import (
 // admit refuses a pod that this node cannot run, though somebody bound it here: the same last check that kubelet makes.
 // a.mu is held.
 func (a *Agent) admit(pod *v1.Pod) *verdict {
+	if v := a.sysctls.admit(pod); v != nil {
+		return v
+	}
+	if v := a.admitAppArmor(pod); v != nil {
+		return v
+	}
 	if node := a.self(); node != nil {
 		ok, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node)
 		if err != nil || !ok {

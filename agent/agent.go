@@ -49,6 +49,11 @@ type Config struct {
 	MaxPods       int    // 0: 110
 	// Capacity overrides what the machine has, so that simulated hosts can share one.
 	Capacity v1.ResourceList
+	// SeccompDir is where Localhost profiles lie; "": Dir/seccomp. SeccompUnconfined: no profile where a pod names none.
+	SeccompDir        string
+	SeccompUnconfined bool
+	// AllowedUnsafeSysctls are names, or prefixes ending in *, that pods may set beside the safe ones.
+	AllowedUnsafeSysctls []string
 	// Reserved is what pods cannot have of the capacity.
 	Reserved v1.ResourceList
 
@@ -84,6 +89,8 @@ type Agent struct {
 	allocatable v1.ResourceList
 	renewed     atomic.Int64 // when the node's lease was last renewed, in Unix nanoseconds
 	capacity    v1.ResourceList
+	sysctls     *sysctlRules
+	appArmor    bool // the kernel has it
 
 	mu      sync.Mutex
 	workers map[string]*worker // by pod UID
@@ -110,6 +117,11 @@ func New(cfg Config) (*Agent, error) {
 		cfg: cfg, log: cfg.Log, runtime: cfg.Runtime, network: cfg.Network, client: cfg.Client,
 		workers: map[string]*worker{}, static: map[string]*v1.Pod{}, saved: map[string]int64{}, mirrors: make(chan struct{}, 1), begun: time.Now(),
 	}
+	var err error
+	if a.sysctls, err = newSysctlRules(cfg.AllowedUnsafeSysctls); err != nil {
+		return nil, err
+	}
+	a.appArmor = appArmorEnabled()
 	a.capacity, a.allocatable = resources(&cfg)
 	a.objects = objects.New(cfg.Client, a.refreshVolumes)
 	a.volumes = &volume.Manager{Dir: filepath.Join(cfg.Dir, "pods"), Client: cfg.Client, Objects: a.objects, Facts: func(p *v1.Pod) env.Facts { return a.facts(p, nil) }}
@@ -132,6 +144,9 @@ func defaults(cfg *Config) {
 	}
 	if cfg.LogDir == "" {
 		cfg.LogDir = filepath.Join(cfg.Dir, "logs")
+	}
+	if cfg.SeccompDir == "" {
+		cfg.SeccompDir = filepath.Join(cfg.Dir, "seccomp")
 	}
 	if cfg.MaxPods == 0 {
 		cfg.MaxPods = 110

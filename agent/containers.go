@@ -52,6 +52,7 @@ func (w *worker) started(m *member, job *startJob, now time.Time) {
 	m.Current = &Container{
 		ID: job.id, Pod: job.ref, Name: m.Spec.Name, Kind: job.role.String(), Attempt: job.attempt, Image: job.spec.Image,
 		ImageID: job.imageID, Hash: containerHash(job.spec), State: ContainerRunning, Created: now, Started: now, LogPath: job.logPath,
+		User: job.user,
 	}
 	m.Wait, m.Kill, m.Starts, m.Hooked = nil, nil, 0, false
 	m.Started, m.Ready = false, false
@@ -109,6 +110,7 @@ type startJob struct {
 	outdated string // a dead instance to be removed
 
 	id      string
+	user    *User
 	logPath string
 	running bool
 }
@@ -129,6 +131,9 @@ func (j *startJob) create(ctx context.Context) error {
 	j.logPath = spec.LogPath
 	if j.id, err = a.runtime.CreateContainer(ctx, spec); err != nil {
 		return &errWaiting{"CreateContainerError", err}
+	}
+	if c, err := a.runtime.Container(ctx, j.id); err == nil {
+		j.user = c.User
 	}
 	j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeNormal, "Created", "Container created")
 	if err := a.runtime.StartContainer(ctx, j.id); err != nil {

@@ -83,7 +83,7 @@ func (f *fakeRuntime) CreateContainer(_ context.Context, c ContainerSpec) (strin
 	id := fmt.Sprintf("c%d", f.number)
 	f.containers[id] = &Container{
 		ID: id, Pod: c.Pod, Name: c.Name, Kind: c.Kind, Attempt: c.Attempt, Image: c.Image, ImageID: "sha256:demo", Hash: c.Hash,
-		State: ContainerCreated, LogPath: c.LogPath, Created: time.Now(),
+		State: ContainerCreated, LogPath: c.LogPath, Created: time.Now(), User: &User{Groups: c.SupplementalGroups},
 	}
 	f.specs[id] = c
 	return id, nil
@@ -107,6 +107,15 @@ func (f *fakeRuntime) StartContainer(_ context.Context, id string) error {
 	f.calls = append(f.calls, fmt.Sprintf("start %s/%d", c.Name, c.Attempt))
 	c.State, c.Started, c.Pid = ContainerRunning, time.Now(), 1000+f.number
 	return nil
+}
+
+func (f *fakeRuntime) Container(_ context.Context, id string) (Container, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.containers[id]; c != nil {
+		return *c, nil
+	}
+	return Container{}, ErrNoContainer
 }
 
 // exit makes a container end.

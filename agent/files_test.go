@@ -90,28 +90,6 @@ func TestPullSecrets(t *testing.T) {
 	}
 }
 
-func TestSecurity(t *testing.T) {
-	pod := &v1.Pod{Spec: v1.PodSpec{SecurityContext: &v1.PodSecurityContext{
-		RunAsUser: ptr.To[int64](1), RunAsGroup: ptr.To[int64](2), FSGroup: ptr.To[int64](3), SupplementalGroups: []int64{4},
-		SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault},
-	}}}
-	c := &v1.Container{SecurityContext: &v1.SecurityContext{
-		RunAsUser: ptr.To[int64](5), AllowPrivilegeEscalation: ptr.To(false), ReadOnlyRootFilesystem: ptr.To(true),
-		Capabilities: &v1.Capabilities{Add: []v1.Capability{"NET_ADMIN"}, Drop: []v1.Capability{"ALL"}},
-	}}
-	var s ContainerSpec
-	security(&s, pod, c)
-	if *s.User != 5 || *s.Group != 2 || !slices.Equal(s.SupplementalGroups, []int64{4, 3}) || !s.NoNewPrivileges || !s.ReadOnlyRoot ||
-		s.SeccompProfile != "runtime/default" || s.CapAdd[0] != "NET_ADMIN" || s.CapDrop[0] != "ALL" {
-		t.Errorf("spec %+v", s)
-	}
-	s = ContainerSpec{}
-	security(&s, &v1.Pod{}, &v1.Container{})
-	if s.User != nil || s.NoNewPrivileges || s.SeccompProfile != "unconfined" {
-		t.Errorf("spec %+v", s)
-	}
-}
-
 func TestLimits(t *testing.T) {
 	for _, c := range []struct {
 		requests, limits string

@@ -27,6 +27,8 @@ type Runtime interface {
 	RemoveContainer(ctx context.Context, id string) error
 	// Containers lists all containers of this node, dead ones included.
 	Containers(ctx context.Context) ([]Container, error)
+	// Container is one of them; ErrNoContainer if it is not there.
+	Container(ctx context.Context, id string) (Container, error)
 	// Exits delivers the ids of containers that stopped; it may miss some while the runtime is away, so callers relist.
 	Exits(ctx context.Context) <-chan string
 
@@ -125,7 +127,10 @@ type ContainerSpec struct {
 	ReadOnlyRoot       bool
 	NoNewPrivileges    bool
 	CapAdd, CapDrop    []string
+	OnlyTheseGroups    bool // none that the image's /etc/group gives the user
+	UnmaskedProc       bool
 	SeccompProfile     string // "runtime/default", "unconfined", "localhost/<path>"
+	AppArmorProfile    string // the same with the name of a loaded profile; "": the default one where the kernel has AppArmor
 
 	CPUShares   uint64
 	CPUQuota    int64 // µs per CPUPeriod; 0 = none
@@ -165,6 +170,13 @@ type Container struct {
 	Signal    int
 	OOMKilled bool
 	Error     string // why it could not be started
+	User      *User  // nil if not known
+}
+
+// User is as whom a container's first process began.
+type User struct {
+	UID, GID int64
+	Groups   []int64 // supplementary ones, with GID
 }
 
 // ExecSpec is a process to run inside a container.

@@ -8,10 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/component-helpers/node/util/sysctl"
 	"k8s.io/utils/ptr"
 
 	"mgr/agent/env"
@@ -34,7 +34,7 @@ func (a *Agent) sandboxSpec(pod *v1.Pod, ref PodRef) SandboxSpec {
 	if sc := pod.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
 		s.Sysctls = map[string]string{}
 		for _, c := range sc.Sysctls {
-			s.Sysctls[strings.ReplaceAll(c.Name, "/", ".")] = c.Value
+			s.Sysctls[sysctl.NormalizeName(c.Name)] = c.Value
 		}
 	}
 	return s
@@ -80,7 +80,9 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 		return s, fmt.Errorf("making the log directory: %w", err)
 	}
 	limits(&s, c)
-	security(&s, j.pod, c)
+	if err := a.security(&s, j.pod, c); err != nil {
+		return s, err
+	}
 	return s, j.checkUser(ctx, &s)
 }
 
@@ -96,84 +98,6 @@ func limits(s *ContainerSpec, c *v1.Container) {
 		s.CPUQuota = max(limit.MilliValue()*100_000/1000, 1000)
 	}
 	s.MemoryLimit = c.Resources.Limits.Memory().Value()
-}
-
-// security merges the pod's and the container's security contexts; the container's wins.
-func security(s *ContainerSpec, pod *v1.Pod, c *v1.Container) {
-	psc, sc := pod.Spec.SecurityContext, c.SecurityContext
-	if psc == nil {
-		psc = &v1.PodSecurityContext{}
-	}
-	if sc == nil {
-		sc = &v1.SecurityContext{}
-	}
-	s.User, s.Group = psc.RunAsUser, psc.RunAsGroup
-	if sc.RunAsUser != nil {
-		s.User = sc.RunAsUser
-	}
-	if sc.RunAsGroup != nil {
-		s.Group = sc.RunAsGroup
-	}
-	s.SupplementalGroups = append(s.SupplementalGroups, psc.SupplementalGroups...)
-	if psc.FSGroup != nil {
-		s.SupplementalGroups = append(s.SupplementalGroups, *psc.FSGroup)
-	}
-	s.Privileged, s.ReadOnlyRoot = ptr.Deref(sc.Privileged, false), ptr.Deref(sc.ReadOnlyRootFilesystem, false)
-	s.NoNewPrivileges = !ptr.Deref(sc.AllowPrivilegeEscalation, true)
-	if sc.Capabilities != nil {
-		for _, name := range sc.Capabilities.Add {
-			s.CapAdd = append(s.CapAdd, string(name))
-		}
-		for _, name := range sc.Capabilities.Drop {
-			s.CapDrop = append(s.CapDrop, string(name))
-		}
-	}
-	profile := psc.SeccompProfile
-	if sc.SeccompProfile != nil {
-		profile = sc.SeccompProfile
-	}
-	s.SeccompProfile = "unconfined"
-	if profile != nil && !s.Privileged {
-		switch profile.Type {
-		case v1.SeccompProfileTypeRuntimeDefault:
-			s.SeccompProfile = "runtime/default"
-		case v1.SeccompProfileTypeLocalhost:
-			s.SeccompProfile = "localhost/" + ptr.Deref(profile.LocalhostProfile, "")
-		}
-	}
-}
-
-// checkUser enforces runAsNonRoot.
-func (j *startJob) checkUser(ctx context.Context, s *ContainerSpec) error {
-	required := false
-	if sc := j.pod.Spec.SecurityContext; sc != nil {
-		required = ptr.Deref(sc.RunAsNonRoot, false)
-	}
-	if sc := j.spec.SecurityContext; sc != nil && sc.RunAsNonRoot != nil {
-		required = *sc.RunAsNonRoot
-	}
-	if !required {
-		return nil
-	}
-	if s.User != nil {
-		if *s.User == 0 {
-			return fmt.Errorf("container's runAsUser breaks non-root policy (pod: %q, container: %s)", j.pod.Name+"_"+j.pod.Namespace+"("+j.ref.UID+")", j.spec.Name)
-		}
-		return nil
-	}
-	image, err := j.w.a.runtime.Image(ctx, j.spec.Image)
-	if err != nil {
-		return err
-	}
-	user, _, _ := strings.Cut(image.User, ":")
-	uid, err := strconv.ParseInt(user, 10, 64)
-	switch {
-	case user == "" || err == nil && uid == 0:
-		return fmt.Errorf("container has runAsNonRoot and image will run as root (pod: %q, container: %s)", j.pod.Name+"_"+j.pod.Namespace+"("+j.ref.UID+")", j.spec.Name)
-	case err != nil:
-		return fmt.Errorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root (pod: %q, container: %s)", user, j.pod.Name+"_"+j.pod.Namespace+"("+j.ref.UID+")", j.spec.Name)
-	}
-	return nil
 }
 
 func (a *Agent) environment(ctx context.Context, j *startJob) (*env.Variables, error) {

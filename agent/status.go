@@ -94,6 +94,9 @@ func containerStatus(v *view, m *member) v1.ContainerStatus {
 		if c.Image != "" {
 			s.Image = c.Image
 		}
+		if u := c.User; u != nil {
+			s.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: u.UID, GID: u.GID, SupplementalGroups: u.Groups}}
+		}
 	}
 	if m.Previous != nil && m.Previous.State == ContainerExited {
 		s.LastTerminationState = v1.ContainerState{Terminated: terminated(m.Previous)}

@@ -161,63 +161,6 @@ func holder(t *testing.T, pid int) int {
 	return 0
 }
 
-func TestSysctls(t *testing.T) {
-	n := newNode(t)
-	n.useBusybox()
-	pod := n.pod("sysctl", func(s *agent.SandboxSpec) { s.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "80"} })
-	if out, _ := n.output(n.shell(pod, "main", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start")); out != "80\n" {
-		t.Errorf("inside: %q", out)
-	}
-	for _, name := range []string{"kernel.panic", "vm.swappiness"} {
-		_, err := n.EnsureSandbox(t.Context(), agent.SandboxSpec{Pod: agent.PodRef{UID: "bad"}, Sysctls: map[string]string{name: "1"}})
-		if err == nil || !strings.Contains(err.Error(), "not of a namespace") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestSecurityContext(t *testing.T) {
-	n := newNode(t)
-	n.useBusybox()
-	pod := n.pod("security")
-	id := func(v int64) *int64 { return &v }
-	look := `id -u; id -g; id -G; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status; grep Seccomp: /proc/self/status; touch /x 2>&1; grep -q " /proc/sys " /proc/mounts || echo open`
-	for name, c := range map[string]struct {
-		change func(*agent.ContainerSpec)
-		want   []string
-		not    []string
-	}{
-		"default": {func(*agent.ContainerSpec) {}, []string{"0\n0\n0\n", "CapEff:\t00000000a80425fb", "NoNewPrivs:\t1", "Seccomp:\t2"}, []string{"Read-only", "open"}},
-		"user": {func(s *agent.ContainerSpec) {
-			s.User, s.Group, s.SupplementalGroups = id(1000), id(2000), []int64{3000}
-		}, []string{"1000\n2000\n2000 3000\n", "CapEff:\t0000000000000000"}, nil},
-		"nobody":     {func(s *agent.ContainerSpec) { s.User = id(65534) }, []string{"65534\n65534\n65534 100\n"}, nil},
-		"drop":       {func(s *agent.ContainerSpec) { s.CapDrop = []string{"ALL"}; s.CapAdd = []string{"NET_BIND_SERVICE"} }, []string{"CapEff:\t0000000000000400"}, nil},
-		"read-only":  {func(s *agent.ContainerSpec) { s.ReadOnlyRoot = true }, []string{"Read-only file system"}, nil},
-		"unconfined": {func(s *agent.ContainerSpec) { s.SeccompProfile = "unconfined"; s.NoNewPrivileges = false }, []string{"Seccomp:\t0", "NoNewPrivs:\t0"}, nil},
-		"privileged": {func(s *agent.ContainerSpec) { s.Privileged = true }, []string{"Seccomp:\t0", "open"}, []string{"CapEff:\t00000000a80425fb"}},
-	} {
-		spec := n.shell(pod, name, look)
-		c.change(&spec)
-		out, _ := n.output(spec)
-		for _, want := range c.want {
-			if !strings.Contains(out, want) {
-				t.Errorf("%s: no %q in\n%s", name, want, out)
-			}
-		}
-		for _, not := range c.not {
-			if strings.Contains(out, not) {
-				t.Errorf("%s: %q in\n%s", name, not, out)
-			}
-		}
-	}
-	wrong := n.shell(pod, "wrong", "true")
-	wrong.CapAdd = []string{"FLY"}
-	if _, err := n.CreateContainer(t.Context(), wrong); err == nil || !strings.Contains(err.Error(), `no capability "FLY"`) {
-		t.Errorf("an unknown capability: %v", err)
-	}
-}
-
 func TestImageUserAndEnvironment(t *testing.T) {
 	n := newNode(t)
 	pod := n.pod("env")

@@ -386,6 +386,12 @@ func (r *Runtime) Containers(context.Context) ([]agent.Container, error) {
 	return out, nil
 }
 
+// Container implements agent.Runtime, from memory.
+func (r *Runtime) Container(_ context.Context, id string) (agent.Container, error) {
+	_, info, err := r.get(id)
+	return info, err
+}
+
 // get returns a container and a copy of what is known of it.
 func (r *Runtime) get(id string) (*container, agent.Container, error) {
 	r.mu.Lock()

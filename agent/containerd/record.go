@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"mgr/agent"
@@ -27,6 +28,7 @@ const (
 	labelStopSignal   = "mgr.io/stop-signal"
 	labelIO           = "mgr.io/io" // letters: i stdin, o closed after the first attach, t terminal
 	labelCgroup       = "mgr.io/cgroup"
+	labelUser         = "mgr.io/user" // uid gid group…
 )
 
 // kindInfra marks the container that holds a shared PID namespace; agents never see it.
@@ -56,7 +58,7 @@ func (c *container) labels() map[string]string {
 		labelPodNamespace: c.info.Pod.Namespace, labelPodName: c.info.Pod.Name, labelPodUID: c.info.Pod.UID,
 		labelName: c.info.Name, labelKind: c.info.Kind, labelAttempt: strconv.Itoa(c.info.Attempt), labelHash: c.info.Hash,
 		labelImage: c.info.Image, labelImageID: c.info.ImageID, labelLogPath: c.info.LogPath,
-		labelStopSignal: c.stopSignal, labelIO: io, labelCgroup: c.cgroup,
+		labelStopSignal: c.stopSignal, labelIO: io, labelCgroup: c.cgroup, labelUser: c.user(),
 	}
 }
 
@@ -71,6 +73,7 @@ func fromLabels(id string, l map[string]string, created time.Time) *container {
 		Image: l[labelImage], ImageID: l[labelImageID], LogPath: l[labelLogPath], State: agent.ContainerUnknown,
 	}
 	c.stopSignal, c.cgroup = l[labelStopSignal], l[labelCgroup]
+	c.info.User = parseUser(l[labelUser])
 	for _, letter := range l[labelIO] {
 		switch letter {
 		case 'i':
@@ -82,6 +85,30 @@ func fromLabels(id string, l map[string]string, created time.Time) *container {
 		}
 	}
 	return c
+}
+
+// user and parseUser are inverse; one that is not known is empty.
+func (c *container) user() string {
+	u := c.info.User
+	if u == nil {
+		return ""
+	}
+	return strings.Trim(fmt.Sprint(append([]int64{u.UID, u.GID}, u.Groups...)), "[]")
+}
+
+func parseUser(text string) *agent.User {
+	var numbers []int64
+	for _, f := range strings.Fields(text) {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return nil
+		}
+		numbers = append(numbers, n)
+	}
+	if len(numbers) < 2 {
+		return nil
+	}
+	return &agent.User{UID: numbers[0], GID: numbers[1], Groups: numbers[2:]}
 }
 
 func (c *container) status() status {

@@ -52,16 +52,17 @@ type Config struct {
 
 // Runtime is an agent.Runtime.
 type Runtime struct {
-	cfg     Config
-	layout  Layout
-	client  *containerd.Client
-	tasks   tasks.TasksClient
-	store   containers.Store
-	snaps   snapshots.Snapshotter
-	images  imageCache
-	shims   shims
-	cgroups *cgroup.FS
-	oomMin  int // the lowest oom_score_adj that containers may be given
+	cfg      Config
+	layout   Layout
+	client   *containerd.Client
+	tasks    tasks.TasksClient
+	store    containers.Store
+	snaps    snapshots.Snapshotter
+	images   imageCache
+	shims    shims
+	cgroups  *cgroup.FS
+	oomMin   int // the lowest oom_score_adj that containers may be given
+	appArmor appArmorKernel
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -100,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		tasks: client.TaskService(), store: client.ContainerService(),
 		images:     imageCache{byTarget: map[string]*imageInfo{}},
 		containers: map[string]*container{}, sandboxes: map[string]*sandbox{}, listeners: map[chan string]struct{}{},
-		noted: map[string]bool{}, cgroups: cgroups,
+		noted: map[string]bool{}, cgroups: cgroups, appArmor: systemAppArmor(),
 	}
 	r.ctx, r.stop = context.WithCancel(scope(context.Background()))
 	r.shims.r = r

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/cap"
@@ -47,6 +46,7 @@ func (r *Runtime) buildSpec(c *container, s *sandbox, spec agent.ContainerSpec, 
 	if err := b.user(rootfs); err != nil {
 		return nil, err
 	}
+	c.info.User = userFace(b.Process.User)
 	if err := b.capabilities(); err != nil {
 		return nil, err
 	}
@@ -58,11 +58,17 @@ func (r *Runtime) buildSpec(c *container, s *sandbox, spec agent.ContainerSpec, 
 			return nil, err
 		}
 	}
+	if spec.UnmaskedProc {
+		b.Linux.MaskedPaths, b.Linux.ReadonlyPaths = nil, nil
+	}
 	if err := b.devices(ctx); err != nil {
 		return nil, err
 	}
 	// After the capabilities: the default profile follows from them.
 	if err := b.seccomp(); err != nil {
+		return nil, err
+	}
+	if err := b.appArmor(); err != nil {
 		return nil, err
 	}
 	return b.Spec, nil
@@ -288,26 +294,6 @@ func (b *specBuilder) devices(ctx context.Context) error {
 		if err := oci.WithDevices(host, inside, access)(ctx, nil, nil, b.Spec); err != nil {
 			return fmt.Errorf("device %s: %w", d, err)
 		}
-	}
-	return nil
-}
-
-// seccomp sets the profile that filters system calls.
-func (b *specBuilder) seccomp() error {
-	profile := b.spec.SeccompProfile
-	if b.spec.Privileged || profile == "unconfined" {
-		return nil
-	}
-	if profile == "" || profile == "runtime/default" {
-		b.Linux.Seccomp = seccomp.DefaultProfile(b.Spec)
-		return nil
-	}
-	path, ok := strings.CutPrefix(profile, "localhost/")
-	if !ok {
-		return fmt.Errorf("seccomp profile %q is neither runtime/default, unconfined nor localhost/PATH", profile)
-	}
-	if err := seccomp.WithProfile(path)(context.Background(), nil, nil, b.Spec); err != nil {
-		return fmt.Errorf("seccomp profile %q: %w", profile, err)
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"mgr/agent"
 )
 
 // user finds out as whom the container runs: the numbers that the pod gives, or the name in the image's config looked up in
@@ -47,14 +49,25 @@ func (b *specBuilder) user(rootfs []mount.Mount) error {
 		}
 	}
 	add(int64(gid))
-	for _, g := range found.Sgids {
-		add(int64(g))
+	if !b.spec.OnlyTheseGroups {
+		for _, g := range found.Sgids {
+			add(int64(g))
+		}
 	}
 	for _, g := range b.spec.SupplementalGroups {
 		add(g)
 	}
 	b.Process.User = u
 	return nil
+}
+
+// userFace is a user as the agent is told.
+func userFace(u specs.User) *agent.User {
+	out := &agent.User{UID: int64(u.UID), GID: int64(u.GID)}
+	for _, g := range u.AdditionalGids {
+		out.Groups = append(out.Groups, int64(g))
+	}
+	return out
 }
 
 // readFromRootfs reads a file of a root file system that is not mounted: from the directories of an overlay, topmost first,

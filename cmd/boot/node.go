@@ -44,7 +44,10 @@ type NodeConfig struct {
 	Balance     string // roundrobin or random
 	Containerd  string // socket of the host's; "": embedded
 	CgroupRoot  string // parent of all pods' cgroups
-	Log         *slog.Logger
+	// SeccompDefault: pods that name no seccomp profile get the runtime's.
+	SeccompDefault bool
+	UnsafeSysctls  []string // that pods may set beside the safe ones
+	Log            *slog.Logger
 }
 
 // Node is everything that runs on a node.
@@ -247,6 +250,7 @@ func (n *Node) run(ctx context.Context) error {
 		NodeName: n.cfg.Name, Dir: n.cfg.Dir, Client: n.client, Informers: shared,
 		Runtime: runtime, Network: proxy.Network(), NodeIPs: []netip.Addr{n.ip}, Labels: n.labels,
 		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir, CgroupRoot: n.cfg.CgroupRoot,
+		SeccompUnconfined: !n.cfg.SeccompDefault, AllowedUnsafeSysctls: n.cfg.UnsafeSysctls,
 		Masters: n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
 	})
 	if err != nil {

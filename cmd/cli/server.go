@@ -97,6 +97,8 @@ master and opens no port of its own. Its pods survive when it stops or is restar
 	f.StringVar(&cfg.ServiceMode, "service-mode", "iptables", "how services are routed: iptables or userspace")
 	f.StringVar(&cfg.Balance, "balance", "random", "how the userspace mode picks a backend: roundrobin or random")
 	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "kubepods", "parent of all pods' cgroups")
+	f.BoolVar(&cfg.SeccompDefault, "seccomp-default", true, "filter the system calls of pods that name no seccomp profile")
+	f.StringSliceVar(&cfg.UnsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes ending in *, that pods may set beside the safe ones (repeatable)")
 	f.StringVar(&cfg.Containerd, "containerd", "", "socket of a containerd of this host (default: run the embedded one)")
 	common.add(f)
 	return cmd
