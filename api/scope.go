@@ -185,11 +185,24 @@ func resetFields(k *resource.Kind, sub string) map[fieldpath.APIVersion]fieldpat
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
 	case sub == "status":
 		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+	case sub == "resize":
+		return map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(k.Version): resizeFields()}
 	default:
 		return nil
 	}
 	apiVersion, _ := k.GVK().ToAPIVersionAndKind()
 	return map[fieldpath.APIVersion]fieldpath.Filter{fieldpath.APIVersion(apiVersion): fieldpath.NewExcludeSetFilter(set)}
+}
+
+// resizeFields lets a resize own what a resize can write, and nothing else of the pod.
+func resizeFields() fieldpath.Filter {
+	var own []*fieldpath.SetMatcher
+	for _, list := range []string{"containers", "initContainers"} {
+		for _, name := range []string{"resources", "resizePolicy"} {
+			own = append(own, fieldpath.MakePrefixMatcherOrDie("spec", list, fieldpath.MatchAnyPathElement(), name))
+		}
+	}
+	return fieldpath.NewIncludeMatcherFilter(own...)
 }
 
 // scope is what the handlers know of a path.

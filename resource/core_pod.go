@@ -39,6 +39,10 @@ func pod() *Kind {
 		{Name: "portforward", Kind: corev1.SchemeGroupVersion.WithKind("PodPortForwardOptions"), Verbs: stream},
 		{Name: "proxy", Kind: corev1.SchemeGroupVersion.WithKind("PodProxyOptions"),
 			Verbs: []string{"create", "delete", "get", "patch", "update"}},
+		{Name: "resize", Verbs: []string{"get", "patch", "update"}, Rules: &Rules{
+			Prepare:  preparing(prepareResize),
+			Validate: validating(checked(validateResize)),
+		}},
 		statusRules(Rules{
 			Prepare:  preparing(preparePodStatus),
 			Validate: validating(checked(validatePodStatus)),
@@ -106,7 +110,7 @@ func preparePod(p, old *corev1.Pod) {
 	}
 	selectOwnLabels(p)
 	profileFromAnnotations(p)
-	defaultPodRequests(p)
+	defaultPodResources(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qosClass(&p.Spec)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{

@@ -1,6 +1,9 @@
 package resource
 
 import (
+	"maps"
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/resource"
@@ -45,27 +48,64 @@ func qosClass(spec *corev1.PodSpec) corev1.PodQOSClass {
 	return corev1.PodQOSBurstable
 }
 
-// defaultPodRequests: a pod with limits of its own requests what its containers request together, else its limits
-// (KEP-2837). It comes after admission, which may add containers.
-func defaultPodRequests(p *corev1.Pod) {
+// defaultPodResources completes a pod's own requests and limits, if it has any, from those of its containers (KEP-2837): huge
+// pages first, then requests, then limits. It comes after admission, which may add containers.
+func defaultPodResources(p *corev1.Pod) {
 	r := p.Spec.Resources
-	if r == nil || len(r.Limits) == 0 {
+	if r == nil || len(r.Limits)+len(r.Requests) == 0 {
 		return
 	}
-	asked := helpers.AggregateContainerRequests(p, helpers.PodResourcesOptions{})
-	if r.Requests == nil {
-		r.Requests = corev1.ResourceList{}
+	requests := maps.Clone(r.Requests)
+	if requests == nil {
+		requests = corev1.ResourceList{}
 	}
-	for name, q := range asked {
-		if _, set := r.Requests[name]; !set && canOvercommit(name) && helpers.IsSupportedPodLevelResource(name) {
-			r.Requests[name] = q
+	limits := maps.Clone(r.Limits)
+	if limits == nil {
+		limits = corev1.ResourceList{}
+	}
+	together := helpers.AggregateContainerLimits(p, helpers.PodResourcesOptions{})
+	missing := func(l corev1.ResourceList, name corev1.ResourceName) bool {
+		_, set := l[name]
+		return !set && helpers.IsSupportedPodLevelResource(name)
+	}
+	for name, q := range together {
+		if !canOvercommit(name) && missing(limits, name) && missing(requests, name) {
+			limits[name] = q
 		}
 	}
-	for name, q := range r.Limits {
-		if _, set := r.Requests[name]; !set && helpers.IsSupportedPodLevelResource(name) {
-			r.Requests[name] = q.DeepCopy()
+	for name, q := range helpers.AggregateContainerRequests(p, helpers.PodResourcesOptions{}) {
+		if canOvercommit(name) && missing(requests, name) {
+			requests[name] = q
 		}
 	}
+	for name, q := range limits {
+		if missing(requests, name) {
+			requests[name] = q.DeepCopy()
+		}
+	}
+	for name, asked := range requests {
+		q, ok := together[name]
+		if !ok || !missing(limits, name) || !allLimit(&p.Spec, name) {
+			continue
+		}
+		if asked.Cmp(q) > 0 {
+			q = asked.DeepCopy()
+		}
+		limits[name] = q
+	}
+	if len(requests) > 0 {
+		r.Requests = requests
+	}
+	if len(limits) > 0 {
+		r.Limits = limits
+	}
+}
+
+// allLimit says whether every container of the pod has a limit for the resource.
+func allLimit(spec *corev1.PodSpec, name corev1.ResourceName) bool {
+	without := func(c corev1.Container) bool { _, set := c.Resources.Limits[name]; return !set }
+	return !slices.ContainsFunc(spec.InitContainers, without) && !slices.ContainsFunc(spec.Containers, without) &&
+		len(spec.EphemeralContainers) == 0 // they cannot have one
 }
 
 // total of cpu (thousandths) and memory (bytes).

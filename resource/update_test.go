@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -176,6 +177,57 @@ func TestEphemeralContainersPath(t *testing.T) {
 	gone := p.DeepCopy()
 	gone.Spec.EphemeralContainers = nil
 	if got := write(t, "ephemeralcontainers", gone, p); !strings.Contains(got, `existing ephemeral containers "debug" may not be removed`) {
+		t.Error(got)
+	}
+}
+
+func TestResizePath(t *testing.T) {
+	cpu := func(request, limit string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(request)},
+			Limits:   corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(limit)},
+		}
+	}
+	old := stored[*corev1.Pod](t, plainPod)
+	old.Spec.Containers[0].Resources, old.Status.QOSClass = cpu("1", "2"), corev1.PodQOSBurstable
+	for name, c := range map[string]struct {
+		change  func(*corev1.Pod)
+		refusal string
+	}{
+		"up and down":  {func(p *corev1.Pod) { p.Spec.Containers[0].Resources = cpu("500m", "4") }, ""},
+		"labels stay":  {func(p *corev1.Pod) { p.Labels = map[string]string{"x": "y"} }, ""},
+		"image stays":  {func(p *corev1.Pod) { p.Spec.Containers[0].Image = "other" }, ""},
+		"class":        {func(p *corev1.Pod) { p.Spec.Containers[0].Resources = cpu("0", "0") }, "Pod QOS Class may not change"},
+		"limit gone":   {func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Limits = nil }, "resource limits cannot be removed"},
+		"request gone": {func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Requests = nil }, "resource requests cannot be removed"},
+		"too small":    {func(p *corev1.Pod) { p.Spec.Containers[0].Resources = cpu("3", "2") }, "must be less than or equal to cpu limit of 2"},
+		"storage": {func(p *corev1.Pod) {
+			p.Spec.Containers[0].Resources.Limits[corev1.ResourceEphemeralStorage] = resource.MustParse("1Gi")
+		}, "only cpu and memory resources are mutable"},
+		"renamed": {func(p *corev1.Pod) { p.Spec.Containers[0].Name = "other" }, "containers may not be renamed or reordered on resize"},
+		"policy": {func(p *corev1.Pod) {
+			p.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.RestartContainer}}
+		}, "only cpu and memory resources are mutable"},
+		"the pod's own": {func(p *corev1.Pod) {
+			r := cpu("2", "8")
+			p.Spec.Resources = &r
+		}, ""},
+	} {
+		p := old.DeepCopy()
+		p.ResourceVersion = "7"
+		c.change(p)
+		got := write(t, "resize", p, old)
+		if c.refusal == "" && got != "" || !strings.Contains(got, c.refusal) {
+			t.Errorf("%s: %q, want %q", name, got, c.refusal)
+		}
+		if p.Spec.Containers[0].Image != old.Spec.Containers[0].Image && c.refusal == "" || name == "labels stay" && (p.Labels != nil || p.Generation != old.Generation) ||
+			name == "up and down" && p.Generation != old.Generation+1 {
+			t.Errorf("%s: stored %+v", name, p)
+		}
+	}
+	static := old.DeepCopy()
+	static.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
+	if got := write(t, "resize", static.DeepCopy(), static); !strings.Contains(got, "static pods cannot be resized") {
 		t.Error(got)
 	}
 }
