@@ -80,6 +80,8 @@ func New(c Config) admission.Interface {
 		// Last of those that change something; nothing looks at these labels.
 		&podTopology{on(admission.Create), c.Reader},
 		&deviceAdmin{write(), c.Reader},
+		// Validates only: a resize is judged by what it finally asks for.
+		&podResize{on(admission.Update), c.Reader},
 		// After all others: nothing is counted that is refused.
 		&resourceQuota{write(), c.Reader, quota.New(nil, time.Now)},
 	)
