@@ -1,9 +1,9 @@
 // Command run starts a cluster of this machine's own, runs Kubernetes' conformance tests against it, and takes it down again:
 //
-//	run [-focus REGEX] [-skip REGEX] [-set api|all] [-kubeconfig FILE]
+//	run [-focus REGEX] [-skip REGEX] [-set api|all] [-jobs N] [-kubeconfig FILE]
 //
 // It is run from the root of the repository, by `make conformance`, which builds what it needs into bin/conformance. There it
-// leaves report.txt, the suite's whole output in e2e.log, and what the suite itself reports. It exits with 1 unless every
+// leaves report.txt, and in part-N the whole output of each process of the suite (e2e.log) and what it reports itself. It exits with 1 unless every
 // selected test passed.
 package main
 
@@ -42,6 +42,10 @@ type options struct {
 	skip       string
 	kubeconfig string // of a cluster that runs already; "": start one
 	timeout    time.Duration
+	jobs       int
+	name       string // of the cluster that is started
+	subnet     string
+	suite      string // e2e.test
 }
 
 func run(ctx context.Context) error {
@@ -52,19 +56,22 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.skip, "skip", "", "but not those whose names match")
 	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "use this cluster, which has the images, instead of starting one")
 	flag.DurationVar(&o.timeout, "timeout", 4*time.Hour, "give up after")
+	flag.IntVar(&o.jobs, "jobs", 4, "tests to run at the same time; those marked [Serial] or [Disruptive] run alone in any case")
+	flag.StringVar(&o.name, "name", "conf", "name of the cluster to start, so that several can run on one machine")
+	flag.StringVar(&o.subnet, "subnet", "10.99.27.0/24", "of the cluster to start")
 	flag.Parse()
 	dir, err := filepath.Abs(o.dir)
 	if err != nil {
 		return err
 	}
-	o.dir = dir
+	o.dir, o.suite = dir, filepath.Join(dir, "e2e.test")
 	names, err := choose(o)
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	if o.kubeconfig == "" {
-		c, err := startCluster(ctx, o.dir)
+		c, err := startCluster(ctx, o)
 		if err != nil {
 			return err
 		}
@@ -80,7 +87,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	fmt.Print(report.text(false))
-	fmt.Printf("\nDetails are in %s/report.txt and e2e.log.\n", o.dir)
+	fmt.Printf("\nDetails are in %s/report.txt and part-*/e2e.log.\n", o.dir)
 	if report.passed() < len(names) {
 		return errNotAll
 	}
@@ -123,12 +130,12 @@ type cluster struct{ home, kubeconfig string }
 // startCluster brings up three masters and two nodes, and the images of the tests on the nodes. The nodes may be silent for as long
 // as Kubernetes' own: all five hosts share this machine, and a test that starts a hundred pods at once keeps it busy for longer
 // than the four seconds after which mgr by default moves pods away.
-func startCluster(ctx context.Context, dir string) (*cluster, error) {
-	c := &cluster{home: "/var/lib/mgr/conformance", kubeconfig: filepath.Join(dir, "kubeconfig")}
-	err := c.mgr(ctx, "up", "--masters", "3", "--nodes", "2", "--no-demo", "--name", "conf", "--dir", c.home,
-		"--subnet", "10.99.27.0/24", "--node-grace", "40s", "--default-toleration", "300s", "--kubeconfig", c.kubeconfig)
+func startCluster(ctx context.Context, o options) (*cluster, error) {
+	c := &cluster{home: "/var/lib/mgr/" + o.name, kubeconfig: filepath.Join(o.dir, "kubeconfig")}
+	err := c.mgr(ctx, "up", "--masters", "3", "--nodes", "2", "--no-demo", "--name", o.name, "--dir", c.home,
+		"--subnet", o.subnet, "--node-grace", "40s", "--default-toleration", "300s", "--kubeconfig", c.kubeconfig)
 	if err == nil {
-		err = c.mgr(ctx, "image", "import", filepath.Join(dir, "images.tar.gz"))
+		err = c.mgr(ctx, "image", "import", filepath.Join(o.dir, "images.tar.gz"))
 	}
 	if err != nil {
 		c.stop()

@@ -15,8 +15,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // result of one test.
@@ -26,31 +29,67 @@ type result struct {
 	Message string // why it failed
 }
 
-// runSuite runs e2e.test on the named tests, with a line of progress on a terminal. A test that takes the whole suite down with
-// it has failed, and the others go on in another run. It returns what is known of each test.
+// runSuite runs e2e.test on the named tests, with a line of progress on a terminal, and returns what is known of each test. The
+// tests are dealt out to several processes that use the cluster at the same time, as Kubernetes' own runs do; those that say that
+// they must be alone are run after all others.
 func runSuite(ctx context.Context, o options, names []string) (map[string]result, error) {
-	log, err := os.Create(filepath.Join(o.dir, "e2e.log"))
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	live := newLive(names)
-	defer live.end()
+	p := newProgress(names)
+	defer p.end()
+	parts, alone := deal(names, max(o.jobs, 1))
+	var running errgroup.Group
+	for i, names := range parts {
+		running.Go(func() error { return runPart(ctx, o, p, strconv.Itoa(i+1), names) })
+	}
+	err := running.Wait()
+	if err == nil && len(alone) > 0 {
+		err = runPart(ctx, o, p, "alone", alone)
+	}
+	return p.seen, err
+}
+
+// deal makes up to n parts of the tests that stand others beside them.
+func deal(names []string, n int) (parts [][]string, alone []string) {
+	parts = make([][]string, n)
+	i := 0
+	for _, name := range names {
+		if strings.Contains(name, "[Serial]") || strings.Contains(name, "[Disruptive]") {
+			alone = append(alone, name)
+			continue
+		}
+		parts[i%n] = append(parts[i%n], name)
+		i++
+	}
+	return slices.DeleteFunc(parts, func(part []string) bool { return len(part) == 0 }), alone
+}
+
+// runPart runs some tests in one process, one after the other. A test that takes the whole suite down with it has failed, and the
+// others go on in another run.
+func runPart(ctx context.Context, o options, p *progress, part string, names []string) error {
+	o.dir = filepath.Join(o.dir, "part-"+part)
+	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(o.dir, "e2e.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	live := &live{progress: p}
 	for {
-		left := slices.DeleteFunc(slices.Clone(names), func(name string) bool { _, ran := live.seen[name]; return ran })
+		left := slices.DeleteFunc(slices.Clone(names), p.ran)
 		if len(left) == 0 || ctx.Err() != nil {
-			return live.seen, nil
+			return nil
 		}
 		suiteErr := runTests(ctx, o, left, io.MultiWriter(log, live))
 		results, err := readReport(reportFile(o))
 		if err == nil { // the suite came to its end, and knows more than its output said
-			maps.Copy(live.seen, results)
-			return live.seen, nil
+			p.learn(results)
+			return nil
 		}
 		if ctx.Err() == nil && !live.crashed() {
-			return nil, fmt.Errorf("the suite ran no test (%w), see %s", errors.Join(suiteErr, err), log.Name())
+			return fmt.Errorf("the suite ran no test (%w), see %s", errors.Join(suiteErr, err), log.Name())
 		}
 	}
 }
@@ -70,7 +109,7 @@ func runTests(ctx context.Context, o options, names []string, output io.Writer) 
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(o.dir, "e2e.test"), "--provider=skeleton", "--kubeconfig="+o.kubeconfig,
+	cmd := exec.CommandContext(ctx, o.suite, "--provider=skeleton", "--kubeconfig="+o.kubeconfig,
 		"--kubectl-path="+kubectl, "--num-nodes=2", "--allowed-not-ready-nodes=0", "--report-dir="+o.dir, "--ginkgo.label-filter=Conformance",
 		"--ginkgo.focus=("+strings.Join(patterns, "|")+")$", "--ginkgo.no-color", "--ginkgo.v", "--ginkgo.timeout="+o.timeout.String(),
 		"--ginkgo.json-report="+reportFile(o))
@@ -121,20 +160,40 @@ func readReport(path string) (map[string]result, error) {
 	return results, nil
 }
 
-// live reads the suite's output as it comes, and shows in one line how far it is.
-type live struct {
+// progress is what is known of the tests so far; it shows in one line how far the run is.
+type progress struct {
 	names    []string
 	terminal bool
 	began    time.Time
-	seen     map[string]result
-	current  string // the test that runs
-	failed   string // the test whose failure is being told
-	line     []byte // not yet whole
+
+	mu   sync.Mutex
+	seen map[string]result
 }
 
-func newLive(names []string) *live {
+func newProgress(names []string) *progress {
 	info, err := os.Stderr.Stat()
-	return &live{names: names, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0, began: time.Now(), seen: map[string]result{}}
+	return &progress{names: names, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0, began: time.Now(), seen: map[string]result{}}
+}
+
+func (p *progress) ran(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ran := p.seen[name]
+	return ran
+}
+
+func (p *progress) learn(results map[string]result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.Copy(p.seen, results)
+}
+
+// live reads a suite's output as it comes.
+type live struct {
+	*progress
+	current string // the test that runs
+	failed  string // the test whose failure is being told
+	line    []byte // not yet whole
 }
 
 // Write implements io.Writer; it keeps no more than a line.
@@ -170,15 +229,12 @@ func (l *live) read(line string) {
 		} else {
 			l.failed = l.current
 		}
-		l.seen[l.current] = r
-		l.show(r.Passed)
+		l.ended(l.current, r)
 		l.current = ""
 	case strings.HasPrefix(line, "-----"):
 		l.failed = ""
 	case l.failed != "" && strings.HasPrefix(line, "  "): // why, below the line that says that it failed
-		r := l.seen[l.failed]
-		r.Message += strings.TrimPrefix(line, "  ") + "\n"
-		l.seen[l.failed] = r
+		l.because(l.failed, strings.TrimPrefix(line, "  "))
 	}
 }
 
@@ -187,34 +243,46 @@ func (l *live) crashed() bool {
 	if l.current == "" {
 		return false
 	}
-	l.seen[l.current] = result{Message: "the suite crashed in it: see e2e.log"}
-	l.show(false)
+	l.ended(l.current, result{Message: "the suite crashed in it: see e2e.log"})
 	l.current = ""
 	return true
 }
 
-func (l *live) show(passed bool) {
+// ended notes a test's result, and shows it.
+func (p *progress) ended(name string, r result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen[name] = r
 	failed := 0
-	for _, r := range l.seen {
+	for _, r := range p.seen {
 		if !r.Passed {
 			failed++
 		}
 	}
-	if l.terminal {
+	if p.terminal {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")
 	}
-	if !passed {
-		fmt.Fprintln(os.Stderr, "failed:", l.current)
-	} else if !l.terminal {
-		fmt.Fprintln(os.Stderr, "passed:", l.current)
+	if !r.Passed {
+		fmt.Fprintln(os.Stderr, "failed:", name)
+	} else if !p.terminal {
+		fmt.Fprintln(os.Stderr, "passed:", name)
 	}
-	if l.terminal {
-		fmt.Fprintf(os.Stderr, "%d passed, %d failed of %d, %s", len(l.seen)-failed, failed, len(l.names), time.Since(l.began).Round(time.Second))
+	if p.terminal {
+		fmt.Fprintf(os.Stderr, "%d passed, %d failed of %d, %s", len(p.seen)-failed, failed, len(p.names), time.Since(p.began).Round(time.Second))
 	}
 }
 
-func (l *live) end() {
-	if l.terminal {
+// because adds a line to why a test failed.
+func (p *progress) because(name, line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.seen[name]
+	r.Message += line + "\n"
+	p.seen[name] = r
+}
+
+func (p *progress) end() {
+	if p.terminal {
 		fmt.Fprintln(os.Stderr)
 	}
 }

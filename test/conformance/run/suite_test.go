@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -10,7 +11,7 @@ import (
 
 func TestLiveReadsGinkgo(t *testing.T) {
 	names := []string{"[sig-cli] a works [Conformance]", "[sig-cli] a works twice [Conformance]", "[sig-cli] b works [Conformance]"}
-	l := newLive(names)
+	l := &live{progress: newProgress(names)}
 	output := `Will run 3 of 3206 specs
 ------------------------------
 [sig-cli] a works [Conformance] [sig-cli, Conformance]
@@ -48,5 +49,15 @@ func TestLiveReadsGinkgo(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %q:\n%s", want, text)
 		}
+	}
+}
+
+func TestDeal(t *testing.T) {
+	parts, alone := deal([]string{"a", "b [Serial]", "c", "d", "e [Disruptive] [Slow]"}, 2)
+	if got := fmt.Sprint(parts, alone); got != "[[a d] [c]] [b [Serial] e [Disruptive] [Slow]]" {
+		t.Error(got)
+	}
+	if parts, _ := deal([]string{"a"}, 4); len(parts) != 1 {
+		t.Errorf("%d parts of one test", len(parts))
 	}
 }
