@@ -47,6 +47,7 @@ type Config struct {
 	CgroupRoot    string // parent of all pods' cgroups; "": kubepods
 	LogDir        string // of containers; "": Dir/logs
 	MaxPods       int    // 0: 110
+	Images        ImageConfig
 	// Capacity overrides what the machine has, so that simulated hosts can share one.
 	Capacity v1.ResourceList
 	// SeccompDir is where Localhost profiles lie; "": Dir/seccomp. SeccompUnconfined: no profile where a pod names none.
@@ -80,6 +81,8 @@ type Agent struct {
 	recorder record.EventRecorder
 	events   record.EventBroadcaster
 	lister   *lister
+	pulls    *pulls
+	images   *imageKeeper
 
 	pods         cache.SharedIndexInformer
 	node         cache.SharedIndexInformer
@@ -108,6 +111,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.New("agent: NodeName, Dir, Client, Runtime and Network are required")
 	}
 	defaults(&cfg)
+	if err := cfg.Images.complete(); err != nil {
+		return nil, err
+	}
 	for _, dir := range []string{filepath.Join(cfg.Dir, "pods"), cfg.LogDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("making the agent's directories: %w", err)
@@ -127,6 +133,12 @@ func New(cfg Config) (*Agent, error) {
 	a.volumes = &volume.Manager{Dir: filepath.Join(cfg.Dir, "pods"), Client: cfg.Client, Objects: a.objects, Facts: func(p *v1.Pod) env.Facts { return a.facts(p, nil) }}
 	a.events = record.NewBroadcaster()
 	a.recorder = a.events.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.NodeName})
+	records, err := openRecords(context.Background(), &cfg)
+	if err != nil {
+		return nil, err
+	}
+	a.pulls = newPulls(cfg.Runtime, records, cfg.Images.Parallel)
+	a.images = a.newImageKeeper()
 	a.lister = newLister(cfg.Runtime, a.deliver, cfg.Log)
 	a.makeInformers()
 	return a, nil
@@ -173,6 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer cancel()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer a.pulls.wait()
 	defer a.wg.Wait()
 	defer a.objects.Close()
 	defer a.events.Shutdown()
@@ -187,7 +200,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("watching pods: %w", err)
 	}
 	for _, run := range []func(context.Context){
-		a.lister.run, a.watchExits, a.runNode, a.runLease, a.runStatic, a.runTunnels,
+		a.lister.run, a.watchExits, a.runNode, a.runLease, a.runStatic, a.runTunnels, a.images.run,
 		a.pods.RunWithContext, a.node.RunWithContext,
 		func(ctx context.Context) { a.settle(ctx, reg) },
 	} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"mgr/agent/registry"
 )
 
 // fakeRuntime is a Runtime in memory. Containers run until told otherwise.
@@ -199,17 +202,17 @@ func (f *fakeRuntime) Image(_ context.Context, ref string) (Image, error) {
 	return Image{}, ErrNoImage
 }
 
-func (f *fakeRuntime) Pull(_ context.Context, ref string, _ []RegistryAuth) (Image, error) {
+func (f *fakeRuntime) Pull(_ context.Context, ref string, _ registry.Keyring) (Pulled, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.onPull == nil {
-		return Image{}, fmt.Errorf("%s: not found", ref)
+		return Pulled{}, fmt.Errorf("%s: not found", ref)
 	}
 	i, err := f.onPull(ref)
 	if err == nil {
 		f.images[ref] = i
 	}
-	return i, err
+	return Pulled{Image: i}, err
 }
 
 func (f *fakeRuntime) Import(_ context.Context, archive io.Reader) ([]string, error) {
@@ -218,9 +221,20 @@ func (f *fakeRuntime) Import(_ context.Context, archive io.Reader) ([]string, er
 }
 
 func (f *fakeRuntime) Images(context.Context) ([]Image, error) {
-	return []Image{{ID: "sha256:demo", Names: []string{"demo:1"}}}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.images)), nil
 }
-func (f *fakeRuntime) RemoveImage(context.Context, string) error { return nil }
+
+func (f *fakeRuntime) RemoveImage(_ context.Context, id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, "remove "+id)
+	maps.DeleteFunc(f.images, func(_ string, i Image) bool { return i.ID == id })
+	return nil
+}
+
+func (f *fakeRuntime) DropUnfinished(context.Context) error { return nil }
 
 func (f *fakeRuntime) Stats(context.Context, string) (Stats, error) {
 	return Stats{Time: time.Now(), CPUNanos: 5, MemoryBytes: 6, MemoryUsage: 7, Pids: 1}, nil

@@ -1,12 +1,9 @@
 package agent
 
 import (
-	"encoding/base64"
 	"net/netip"
-	"slices"
 	"testing"
 
-	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -55,38 +52,6 @@ func TestHostname(t *testing.T) {
 		if got := plainAgent().hostname(pod); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-	}
-}
-
-func TestPullSecrets(t *testing.T) {
-	b64 := base64.StdEncoding.EncodeToString([]byte("user:pa:ss"))
-	config := func(s string) *v1.Secret {
-		return &v1.Secret{Data: map[string][]byte{v1.DockerConfigJsonKey: []byte(s)}}
-	}
-	for _, c := range []struct {
-		image, config string
-		want          []RegistryAuth
-	}{
-		{"reg.example/a/b:1", `{"auths":{"reg.example":{"auth":"` + b64 + `"}}}`, []RegistryAuth{{Registry: "reg.example", Username: "user", Password: "pa:ss"}}},
-		{"reg.example/a/b:1", `{"auths":{"https://reg.example/v2/":{"username":"u","password":"p"}}}`, []RegistryAuth{{Registry: "reg.example", Username: "u", Password: "p"}}},
-		{"reg.example/a/b:1", `{"auths":{"reg.example/other":{"username":"u"}}}`, nil},
-		{"reg.example/a/b:1", `{"auths":{"reg.example/a":{"username":"u"}}}`, []RegistryAuth{{Registry: "reg.example", Username: "u"}}},
-		{"reg.example/ab:1", `{"auths":{"reg.example/a":{"username":"u"}}}`, nil},
-		{"nginx", `{"auths":{"https://index.docker.io/v1/":{"username":"u"}}}`, []RegistryAuth{{Registry: "docker.io", Username: "u"}}},
-		{"other.example/x", `{"auths":{"reg.example":{"username":"u"}}}`, nil},
-	} {
-		named, err := reference.ParseNormalizedNamed(c.image)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := authsFor(config(c.config), named)
-		if err != nil || !slices.Equal(got, c.want) {
-			t.Errorf("%s with %s: %+v %v", c.image, c.config, got, err)
-		}
-	}
-	named, _ := reference.ParseNormalizedNamed("x")
-	if _, err := authsFor(config("{"), named); err == nil {
-		t.Error("rubbish was accepted")
 	}
 }
 

@@ -2,15 +2,16 @@ package agent
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
 	v1 "k8s.io/api/core/v1"
+
+	"mgr/agent/registry"
 )
 
 // pull makes sure that the image of the container's next instance is there, as its policy says.
@@ -40,46 +41,80 @@ func (w *worker) pull(e errand) {
 	})
 }
 
-func (w *worker) ensureImage(ctx context.Context, pod *v1.Pod, c *v1.Container) (id string, err error) {
-	event := func(kind, reason, format string, args ...any) { w.refEvent(pod, c.Name, kind, reason, format, args...) }
-	if _, err := reference.ParseNormalizedNamed(c.Image); err != nil {
-		event(v1.EventTypeWarning, "InspectFailed", "Failed to apply default image tag %q: couldn't parse image name %q: %v", c.Image, c.Image, err)
-		return "", &errWaiting{"InvalidImageName", fmt.Errorf("Failed to apply default image tag %q: couldn't parse image name %q: %w", c.Image, c.Image, err)}
-	}
-	policy := pullPolicy(c)
-	image, err := w.a.runtime.Image(ctx, c.Image)
-	if err != nil && !errors.Is(err, ErrNoImage) {
-		event(v1.EventTypeWarning, "InspectFailed", "Failed to inspect image %q: %v", c.Image, err)
-		return "", &errWaiting{"ImageInspectError", fmt.Errorf("Failed to inspect image %q: %w", c.Image, err)}
-	}
-	present := err == nil
-	switch {
-	case present && policy != v1.PullAlways:
-		event(v1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
-		return imageID(image), nil
-	case policy == v1.PullNever:
-		event(v1.EventTypeWarning, "ErrImageNeverPull", "Container image %q is not present with pull policy of Never", c.Image)
-		return "", &errWaiting{"ErrImageNeverPull", fmt.Errorf("Container image %q is not present with pull policy of Never", c.Image)}
-	}
-	event(v1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
-	begun := time.Now()
-	image, err = w.a.runtime.Pull(ctx, c.Image, w.registryAuths(ctx, pod, c.Image))
-	if err != nil {
-		if ctx.Err() == nil {
-			event(v1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, err)
-		}
-		return "", &errWaiting{"ErrImagePull", err}
-	}
-	took := time.Since(begun).Round(time.Millisecond)
-	event(v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", c.Image, took, took, image.Size)
-	return imageID(image), nil
+// wanted is an image that a pod asks for.
+type wanted struct {
+	pod    *v1.Pod
+	image  string
+	policy v1.PullPolicy // "": by the tag
+	event  func(kind, reason, format string, args ...any)
 }
 
-func pullPolicy(c *v1.Container) v1.PullPolicy {
-	if c.ImagePullPolicy != "" {
-		return c.ImagePullPolicy
+func (w *worker) ensureImage(ctx context.Context, pod *v1.Pod, c *v1.Container) (id string, err error) {
+	image, err := w.a.ensureImage(ctx, wanted{pod: pod, image: c.Image, policy: c.ImagePullPolicy,
+		event: func(kind, reason, format string, args ...any) { w.refEvent(pod, c.Name, kind, reason, format, args...) }})
+	return imageID(image), err
+}
+
+// ensureImage makes sure that an image is on the node and that the pod may use it. The error is an *errWaiting, unless ctx ended.
+func (a *Agent) ensureImage(ctx context.Context, q wanted) (Image, error) {
+	if _, err := reference.ParseNormalizedNamed(q.image); err != nil {
+		err = fmt.Errorf("Failed to apply default image tag %q: couldn't parse image name %q: %w", q.image, q.image, err)
+		q.event(v1.EventTypeWarning, "InspectFailed", "%v", err)
+		return Image{}, &errWaiting{"InvalidImageName", err}
 	}
-	if named, err := reference.ParseNormalizedNamed(c.Image); err == nil {
+	ring := sync.OnceValue(func() registry.Keyring { return a.keyring(ctx, q) })
+	policy := pullPolicy(q.image, q.policy)
+	if policy != v1.PullAlways {
+		image, err := a.presentImage(ctx, q, ring)
+		if err == nil || !errors.Is(err, ErrNoImage) {
+			return image, err
+		}
+	}
+	if policy == v1.PullNever {
+		// The same for an image that is there but closed to the pod: it shall not learn that.
+		err := fmt.Errorf("Container image %q is not present with pull policy of Never", q.image)
+		q.event(v1.EventTypeWarning, "ErrImageNeverPull", "%v", err)
+		return Image{}, &errWaiting{"ErrImageNeverPull", err}
+	}
+	q.event(v1.EventTypeNormal, "Pulling", "Pulling image %q", q.image)
+	begun := time.Now()
+	image, took, err := a.pulls.fetch(ctx, q.image, ring())
+	if err != nil {
+		if ctx.Err() == nil {
+			q.event(v1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", q.image, err)
+		}
+		return Image{}, &errWaiting{"ErrImagePull", err}
+	}
+	q.event(v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", q.image,
+		took.Truncate(time.Millisecond), time.Since(begun).Truncate(time.Millisecond), image.Size)
+	a.images.use(image)
+	return image, nil
+}
+
+// presentImage returns ErrNoImage when the image is not on the node, or the pod must show that it may use it.
+func (a *Agent) presentImage(ctx context.Context, q wanted, ring func() registry.Keyring) (Image, error) {
+	image, err := a.runtime.Image(ctx, q.image)
+	if errors.Is(err, ErrNoImage) {
+		return Image{}, err
+	}
+	if err != nil {
+		err = fmt.Errorf("Failed to inspect image %q: %w", q.image, err)
+		q.event(v1.EventTypeWarning, "InspectFailed", "%v", err)
+		return Image{}, &errWaiting{"ImageInspectError", err}
+	}
+	if !a.pulls.records.Allowed(q.image, image.ID, ring) {
+		return Image{}, ErrNoImage
+	}
+	a.images.use(image)
+	q.event(v1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", q.image)
+	return image, nil
+}
+
+func pullPolicy(image string, policy v1.PullPolicy) v1.PullPolicy {
+	if policy != "" {
+		return policy
+	}
+	if named, err := reference.ParseNormalizedNamed(image); err == nil {
 		if tagged, ok := reference.TagNameOnly(named).(reference.Tagged); ok && tagged.Tag() == "latest" {
 			return v1.PullAlways
 		}
@@ -87,6 +122,8 @@ func pullPolicy(c *v1.Container) v1.PullPolicy {
 	return v1.PullIfNotPresent
 }
 
+// imageID is what a container's status shows: the digest by which the image can be had again, or its id if it came without a
+// registry.
 func imageID(i Image) string {
 	if len(i.Digests) > 0 {
 		return i.Digests[0]
@@ -94,81 +131,34 @@ func imageID(i Image) string {
 	return i.ID
 }
 
-// registryAuths finds the credentials for an image in the pod's pull secrets, the most specific first.
-func (w *worker) registryAuths(ctx context.Context, pod *v1.Pod, image string) []RegistryAuth {
-	named, err := reference.ParseNormalizedNamed(image)
+// keyring reads the pod's pull secrets. One that is missing or broken may not be needed: that shows when the registry refuses.
+func (a *Agent) keyring(ctx context.Context, q wanted) registry.Keyring {
+	var secrets []*v1.Secret
+	var missing []string
+	for _, ref := range q.pod.Spec.ImagePullSecrets {
+		s, err := a.objects.Secret(ctx, q.pod.Namespace, ref.Name)
+		if err != nil {
+			missing = append(missing, ref.Name)
+			continue
+		}
+		secrets = append(secrets, s)
+	}
+	if len(missing) > 0 {
+		q.event(v1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))
+	}
+	ring, err := registry.Read(secrets...)
 	if err != nil {
-		return nil
+		a.log.Warn("reading pull secrets", "pod", q.pod.Namespace+"/"+q.pod.Name, "err", err)
 	}
-	var out []RegistryAuth
-	for _, ref := range pod.Spec.ImagePullSecrets {
-		s, err := w.a.objects.Secret(ctx, pod.Namespace, ref.Name)
-		if err != nil {
-			w.event(v1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name)
-			continue
-		}
-		found, err := authsFor(s, named)
-		if err != nil {
-			w.log.Warn("reading a pull secret", "secret", ref.Name, "err", err)
-		}
-		out = append(out, found...)
-	}
-	return out
+	return ring
 }
 
-type dockerAuth struct {
-	Username      string `json:"username"`
-	Password      string `json:"password"`
-	Auth          string `json:"auth"`
-	IdentityToken string `json:"identitytoken"`
-}
-
-// authsFor reads .dockerconfigjson or .dockercfg and returns what fits the image's registry and path.
-func authsFor(s *v1.Secret, image reference.Named) ([]RegistryAuth, error) {
-	var entries map[string]dockerAuth
-	switch {
-	case s.Data[v1.DockerConfigJsonKey] != nil:
-		var file struct {
-			Auths map[string]dockerAuth `json:"auths"`
-		}
-		if err := json.Unmarshal(s.Data[v1.DockerConfigJsonKey], &file); err != nil {
-			return nil, fmt.Errorf("key %s: %w", v1.DockerConfigJsonKey, err)
-		}
-		entries = file.Auths
-	case s.Data[v1.DockerConfigKey] != nil:
-		if err := json.Unmarshal(s.Data[v1.DockerConfigKey], &entries); err != nil {
-			return nil, fmt.Errorf("key %s: %w", v1.DockerConfigKey, err)
-		}
+// fullName completes a reference as Docker does; one that cannot be read stays as it is.
+func fullName(ref string) string {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return ref
 	}
-	domain := reference.Domain(image)
-	full := domain + "/" + reference.Path(image)
-	var out []RegistryAuth
-	best := -1
-	for key, a := range entries {
-		registry := registryKey(key)
-		host, _, _ := strings.Cut(registry, "/")
-		if host != domain && !(domain == "docker.io" && host == "index.docker.io") {
-			continue
-		}
-		if strings.Contains(registry, "/") && host == domain && !strings.HasPrefix(full+"/", registry+"/") {
-			continue
-		}
-		auth := RegistryAuth{Registry: domain, Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken}
-		if raw, err := base64.StdEncoding.DecodeString(a.Auth); err == nil && a.Auth != "" {
-			auth.Username, auth.Password, _ = strings.Cut(string(raw), ":")
-		}
-		if len(registry) > best {
-			best, out = len(registry), append([]RegistryAuth{auth}, out...)
-		} else {
-			out = append(out, auth)
-		}
-	}
-	return out, nil
-}
-
-// registryKey reduces what people write as the key ("https://index.docker.io/v1/") to host and path.
-func registryKey(key string) string {
-	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
-	key = strings.TrimSuffix(key, "/")
-	return strings.TrimSuffix(strings.TrimSuffix(key, "/v1"), "/v2")
+	return named.String()
 }

@@ -161,6 +161,7 @@ func (a *Agent) fillStatus(s *v1.NodeStatus, health []condition, now time.Time) 
 		info.ContainerRuntimeVersion = s.NodeInfo.ContainerRuntimeVersion
 	}
 	s.NodeInfo = info
+	s.Images = a.images.forStatus()
 	for _, h := range health {
 		c := v1.NodeCondition{Type: h.kind, Status: h.status, Reason: h.reason, Message: h.message,
 			LastHeartbeatTime: seconds(now), LastTransitionTime: seconds(now)}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"mgr/agent/registry"
 )
 
 // Runtime is the port to the container runtime: the containerd adapter implements it (package agent/containerd), and a
@@ -40,12 +42,15 @@ type Runtime interface {
 
 	// Image returns ErrNoImage when the reference is not on this node.
 	Image(ctx context.Context, ref string) (Image, error)
-	// Pull fetches the image from its registry with the first of auths that fits; auths may be empty.
-	Pull(ctx context.Context, ref string, auths []RegistryAuth) (Image, error)
+	// Pull fetches the image from its registry or a mirror of it, with those credentials of ring that fit, and at last without.
+	// What is on the node already is not fetched again. It gives up when nothing comes for long.
+	Pull(ctx context.Context, ref string, ring registry.Keyring) (Pulled, error)
 	// Import reads an OCI or docker archive (optionally gzipped) and returns the references it named.
 	Import(ctx context.Context, archive io.Reader) ([]string, error)
 	Images(ctx context.Context) ([]Image, error)
 	RemoveImage(ctx context.Context, ref string) error
+	// DropUnfinished removes what failed pulls have left for their next attempt.
+	DropUnfinished(ctx context.Context) error
 
 	// Stats of one container, read from its cgroup.
 	Stats(ctx context.Context, id string) (Stats, error)
@@ -107,6 +112,7 @@ type ContainerSpec struct {
 	Name                  string
 	Attempt               int // restart count; part of the container's identity
 	Image                 string
+	ImageID               string   // what the container's status shows of it
 	Command               []string // replaces the image's entrypoint when not empty
 	Args                  []string
 	Env                   []string // NAME=value; the image's env comes first
@@ -203,10 +209,14 @@ type Image struct {
 	Digests []string // repo@sha256:…
 	Size    int64
 	User    string // default user of the image config
+	Pinned  bool   // it cannot be fetched again (imported), or somebody wants it to stay: never removed for its space
 }
 
-// RegistryAuth is one credential from an image pull secret.
-type RegistryAuth struct{ Registry, Username, Password, IdentityToken string }
+// Pulled is an image that has come, and the credential that brought it; nil: none was needed.
+type Pulled struct {
+	Image
+	Used *registry.Credential
+}
 
 // Stats of a container.
 type Stats struct {

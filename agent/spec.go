@@ -68,7 +68,7 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 		return ContainerSpec{}, err
 	}
 	s := ContainerSpec{
-		Pod: j.ref, Name: c.Name, Attempt: j.attempt, Image: c.Image,
+		Pod: j.ref, Name: c.Name, Attempt: j.attempt, Image: c.Image, ImageID: j.imageID,
 		Command: env.ExpandAll(c.Command, vars.Lookup), Args: env.ExpandAll(c.Args, vars.Lookup),
 		Env: vars.List(), WorkingDir: c.WorkingDir, Mounts: mounts,
 		LogPath: filepath.Join(a.logDir(j.ref), c.Name, strconv.Itoa(j.attempt)+".log"),

@@ -85,7 +85,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, spec agent.ContainerSpec)
 	c := newContainer(id)
 	c.info = agent.Container{
 		ID: id, Pod: spec.Pod, Name: spec.Name, Kind: spec.Kind, Attempt: spec.Attempt, Image: spec.Image,
-		ImageID: image.id, Hash: spec.Hash, State: agent.ContainerCreated, LogPath: spec.LogPath, Created: time.Now(),
+		ImageID: cmpOr(spec.ImageID, image.id), Hash: spec.Hash, State: agent.ContainerCreated, LogPath: spec.LogPath, Created: time.Now(),
 	}
 	c.stopSignal = image.config.StopSignal
 	c.stdin, c.stdinOnce, c.tty = spec.Stdin, spec.StdinOnce, spec.TTY

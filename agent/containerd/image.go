@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -14,10 +13,6 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/remotes"
-	"github.com/containerd/containerd/v2/core/remotes/docker"
-	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
-	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -26,6 +21,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"mgr/agent"
+)
+
+// labelPinned with the value pinned keeps an image from being removed for its space; containerd's own CRI uses the same.
+const (
+	labelPinned = "io.cri-containerd.pinned"
+	pinned      = "pinned"
 )
 
 // imageInfo is what is needed of an image to run it; it depends on the image's digest only, so it never changes.
@@ -183,6 +184,7 @@ func face(info *imageInfo, entries []images.Image) agent.Image {
 		if _, ok := named.(reference.Tagged); ok {
 			out.Names = append(out.Names, e.Name)
 		}
+		out.Pinned = out.Pinned || e.Labels[labelPinned] == pinned
 		if d := named.Name() + "@" + e.Target.Digest.String(); !slices.Contains(out.Digests, d) {
 			out.Digests = append(out.Digests, d)
 		}
@@ -233,8 +235,12 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string) error {
 			return fmt.Errorf("list the names of image %s: %w", ref, err)
 		}
 	}
-	for _, d := range doomed {
-		if err := r.client.ImageService().Delete(ctx, d.Name); err != nil && !errdefs.IsNotFound(err) {
+	for i, d := range doomed {
+		var options []images.DeleteOpt
+		if i == len(doomed)-1 { // the disk has the room again when this returns
+			options = append(options, images.SynchronousDelete())
+		}
+		if err := r.client.ImageService().Delete(ctx, d.Name, options...); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("remove image %s: %w", d.Name, err)
 		}
 	}
@@ -268,6 +274,11 @@ func (r *Runtime) Import(ctx context.Context, archive io.Reader) ([]string, erro
 		if err := r.unpack(ctx, img.Name); err != nil {
 			return names, err
 		}
+		// It came from nowhere that it could be had from again.
+		img.Labels = map[string]string{labelPinned: pinned}
+		if _, err := r.client.ImageService().Update(ctx, img, "labels."+labelPinned); err != nil {
+			return names, fmt.Errorf("pin image %s: %w", img.Name, err)
+		}
 		names = append(names, img.Name)
 	}
 	if len(names) == 0 {
@@ -286,60 +297,4 @@ func (r *Runtime) unpack(ctx context.Context, name string) error {
 		return fmt.Errorf("unpack image %s: %w", name, err)
 	}
 	return nil
-}
-
-// Pull implements agent.Runtime.
-func (r *Runtime) Pull(ctx context.Context, ref string, auths []agent.RegistryAuth) (agent.Image, error) {
-	ctx = scope(ctx)
-	name, err := normalize(ref)
-	if err != nil {
-		return agent.Image{}, err
-	}
-	var attempts []*agent.RegistryAuth
-	for i := range auths {
-		attempts = append(attempts, &auths[i])
-	}
-	attempts = append(attempts, nil) // without credentials, last
-	var errs []error
-	for _, auth := range attempts {
-		img, err := r.client.Pull(ctx, name, containerd.WithPullUnpack, containerd.WithPullSnapshotter(r.images.snapshotter),
-			containerd.WithResolver(r.resolver(ctx, auth)))
-		if err == nil {
-			info, err := r.describe(ctx, img.Metadata())
-			if err != nil {
-				return agent.Image{}, err
-			}
-			return face(info, []images.Image{img.Metadata()}), nil
-		}
-		errs = append(errs, err)
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return agent.Image{}, fmt.Errorf("pull image %s: %w", name, mostTelling(errs))
-}
-
-// mostTelling prefers, of the errors of several credentials, one that is not a refusal: that one had been let in.
-func mostTelling(errs []error) error {
-	for _, err := range errs {
-		var status remoteerrors.ErrUnexpectedStatus
-		if !errors.As(err, &status) || status.StatusCode != http.StatusUnauthorized && status.StatusCode != http.StatusForbidden {
-			return err
-		}
-	}
-	return errs[0]
-}
-
-// resolver speaks the registry protocol with the host's configuration (mirrors, certificates) and one credential.
-func (r *Runtime) resolver(ctx context.Context, auth *agent.RegistryAuth) remotes.Resolver {
-	options := dockerconfig.HostOptions{HostDir: dockerconfig.HostDirFromRoot(r.cfg.RegistryHosts)}
-	if auth != nil {
-		options.Credentials = func(string) (string, string, error) {
-			if auth.IdentityToken != "" {
-				return "", auth.IdentityToken, nil
-			}
-			return auth.Username, auth.Password, nil
-		}
-	}
-	return docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(ctx, options)})
 }

@@ -1,17 +1,11 @@
 package containerd_test
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -170,73 +164,5 @@ func TestImagesAndRemoval(t *testing.T) {
 		if _, err := n.Image(t.Context(), bad); err == nil || errors.Is(err, agent.ErrNoImage) {
 			t.Errorf("reference %q: %v", bad, err)
 		}
-	}
-}
-
-// registry serves one image by the distribution protocol, to who knows the password.
-func registry(t *testing.T, img image.Image, user, password string) *httptest.Server {
-	blobs := map[string][]byte{}
-	var index ocispec.Index
-	tr := tar.NewReader(bytes.NewReader(archive(t, oci, img)))
-	for h, err := tr.Next(); err == nil; h, err = tr.Next() {
-		data, err := io.ReadAll(tr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		blobs[h.Name] = data
-	}
-	if err := json.Unmarshal(blobs["index.json"], &index); err != nil {
-		t.Fatal(err)
-	}
-	manifest := index.Manifests[0]
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if u, p, _ := r.BasicAuth(); u != user || p != password {
-			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-			http.Error(w, "who are you?", http.StatusUnauthorized)
-			return
-		}
-		name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
-		if strings.Contains(r.URL.Path, "/manifests/") && !strings.HasPrefix(name, "sha256:") {
-			name = manifest.Digest.String()
-		}
-		data, ok := blobs["blobs/sha256/"+strings.TrimPrefix(name, "sha256:")]
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		if name == manifest.Digest.String() {
-			w.Header().Set("Content-Type", manifest.MediaType)
-		}
-		w.Header().Set("Docker-Content-Digest", name)
-		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
-		if r.Method != http.MethodHead {
-			_, _ = w.Write(data)
-		}
-	}))
-	t.Cleanup(server.Close)
-	return server
-}
-
-func TestPullFromPrivateRegistry(t *testing.T) {
-	n := newNode(t)
-	server := registry(t, small("x:1", "private"), "ann", "secret")
-	host := strings.TrimPrefix(server.URL, "http://")
-	ref := host + "/team/app:1"
-	if _, err := n.Pull(t.Context(), ref, nil); err == nil || !strings.Contains(err.Error(), ref) {
-		t.Errorf("without a password: %v", err)
-	}
-	auths := []agent.RegistryAuth{{Registry: host, Username: "bob", Password: "guess"}, {Registry: host, Username: "ann", Password: "secret"}}
-	img, err := n.Pull(t.Context(), ref, auths)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Equal(img.Names, []string{ref}) || img.User != "12:34" || !strings.HasPrefix(img.Digests[0], host+"/team/app@sha256:") {
-		t.Errorf("%+v", img)
-	}
-	if _, err := n.CreateContainer(t.Context(), agent.ContainerSpec{Pod: n.pod("pulled"), Name: "x", Image: ref}); err != nil {
-		t.Errorf("a container from it: %v", err)
-	}
-	if _, err := n.Pull(t.Context(), host+"/team/app@sha256:"+strings.Repeat("0", 64), auths); err == nil {
-		t.Error("pulled a digest that is not there")
 	}
 }

@@ -38,6 +38,8 @@ type node struct {
 	log    *slog.Logger
 	daemon *daemon.Daemon
 	*containerd.Runtime
+
+	patience time.Duration // with registries; set before open
 }
 
 // newNode starts a node with the demo image; at the end of the test it is cleaned up.
@@ -68,11 +70,20 @@ func newNode(t testing.TB) *node {
 func (n *node) open() {
 	n.t.Helper()
 	r, err := containerd.Open(n.t.Context(), containerd.Config{Dir: n.dir, Address: n.daemon.Address(), Shim: n.daemon.Shim(), Log: n.log,
-		LogSize: 64 << 10, LogFiles: 3})
+		LogSize: 64 << 10, LogFiles: 3, RegistryHosts: filepath.Join(n.dir, "certs.d"), PullPatience: n.patience})
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.Runtime = r
+}
+
+// reopen is the agent's restart.
+func (n *node) reopen() {
+	n.t.Helper()
+	if err := n.Runtime.Close(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.open()
 }
 
 func (n *node) cleanup() {

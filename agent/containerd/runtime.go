@@ -45,9 +45,10 @@ type Config struct {
 	Shim    string // the shim's executable; "" = the one that containerd finds for runc
 	Log     *slog.Logger
 
-	RegistryHosts string // directory of hosts.toml files as containerd defines it; default /etc/containerd/certs.d
-	LogSize       int64  // bytes at which a container's log is rotated; default 10 MiB
-	LogFiles      int    // files kept of one log, the current one included; default 5
+	RegistryHosts string        // directory of hosts.toml files as containerd defines it; default /etc/containerd/certs.d
+	PullPatience  time.Duration // a pull ends when the registry has sent nothing for so long; default 5 m
+	LogSize       int64         // bytes at which a container's log is rotated; default 10 MiB
+	LogFiles      int           // files kept of one log, the current one included; default 5
 }
 
 // Runtime is an agent.Runtime.
@@ -59,6 +60,7 @@ type Runtime struct {
 	store    containers.Store
 	snaps    snapshots.Snapshotter
 	images   imageCache
+	pulling  pullLeases
 	shims    shims
 	cgroups  *cgroup.FS
 	oomMin   int // the lowest oom_score_adj that containers may be given
@@ -81,6 +83,7 @@ var _ agent.Runtime = (*Runtime)(nil)
 // recording. It needs root.
 func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 	cfg.RegistryHosts = cmpOr(cfg.RegistryHosts, "/etc/containerd/certs.d")
+	cfg.PullPatience = cmpOr(cfg.PullPatience, 5*time.Minute)
 	cfg.LogSize = cmpOr(cfg.LogSize, 10<<20)
 	cfg.LogFiles = cmpOr(cfg.LogFiles, 5)
 	cgroups, err := cgroup.Host()
@@ -99,6 +102,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 	r := &Runtime{
 		cfg: cfg, layout: NewLayout(cfg.Dir), client: client,
 		tasks: client.TaskService(), store: client.ContainerService(),
+		pulling:    pullLeases{active: map[string]int{}},
 		images:     imageCache{byTarget: map[string]*imageInfo{}},
 		containers: map[string]*container{}, sandboxes: map[string]*sandbox{}, listeners: map[chan string]struct{}{},
 		noted: map[string]bool{}, cgroups: cgroups, appArmor: systemAppArmor(),

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Policy says for which images that are on the node a pod must show credentials that fetched them, as kubelet's
@@ -261,8 +262,8 @@ func (r *Records) allowlisted(repo string) bool {
 	})
 }
 
-// Prune forgets images that are not on the node any more.
-func (r *Records) Prune(ids []string) error {
+// Prune forgets images that are not on the node any more: ids are those that were there at asOf. What was noted since stays.
+func (r *Records) Prune(ids []string, asOf time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	keep := map[string]bool{}
@@ -275,9 +276,11 @@ func (r *Records) Prune(ids []string) error {
 	}
 	var errs []error
 	for _, f := range all {
-		if path := filepath.Join(r.records(), f.Name()); !keep[path] {
-			errs = append(errs, os.Remove(path))
+		path := filepath.Join(r.records(), f.Name())
+		if info, err := f.Info(); keep[path] || err != nil || !info.ModTime().Before(asOf) {
+			continue
 		}
+		errs = append(errs, os.Remove(path))
 	}
 	return errors.Join(errs...)
 }

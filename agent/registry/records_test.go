@@ -3,6 +3,7 @@ package registry
 import (
 	"os"
 	"testing"
+	"time"
 )
 
 const app = "r.example.com/team/app:1"
@@ -72,8 +73,13 @@ func TestAPrivateImageIsForThoseWhoHaveItsCredentials(t *testing.T) {
 	if !r.Allowed(app, "sha256:1", ring()) {
 		t.Error("it was pulled without credentials, and is refused")
 	}
-	if err := r.Prune([]string{"sha256:2"}); err != nil {
-		t.Fatal(err)
+	for _, asOf := range []time.Time{time.Now().Add(-time.Hour), time.Now().Add(time.Hour)} {
+		if files, err := os.ReadDir(r.records()); err != nil || len(files) != 1 {
+			t.Errorf("before pruning as of %v: %v, %v", asOf, files, err)
+		}
+		if err := r.Prune([]string{"sha256:2"}, asOf); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if files, err := os.ReadDir(r.records()); err != nil || len(files) != 0 {
 		t.Errorf("left: %v, %v", files, err)
