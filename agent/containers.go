@@ -55,6 +55,7 @@ func (w *worker) started(m *member, job *startJob, now time.Time) {
 		User: job.user,
 	}
 	m.Wait, m.Kill, m.Starts, m.Hooked = nil, nil, 0, false
+	m.Told, m.PreStopped, m.Former, m.StopBy = false, false, false, time.Time{}
 	m.Started, m.Ready = false, false
 	w.touched[m.Spec.Name] = now
 }
@@ -77,7 +78,7 @@ func (w *worker) startDone(e errand, job *startJob, err error, now time.Time) {
 	}
 	if job.running {
 		// The hook failed: the instance is killed and restarted like one that failed by itself.
-		m.Kill = &killing{Message: "FailedPostStartHook", Grace: w.view.grace()}
+		m.Kill = &killing{Message: "FailedPostStartHook", By: now.Add(w.view.grace())}
 		w.a.lister.again(w.uid)
 		return
 	}
@@ -169,24 +170,44 @@ func (j *startJob) postStart(ctx context.Context) error {
 	return nil
 }
 
-// stop ends a container: preStop hook, stop signal, and after the grace a kill. again: another stop is in flight, only its
-// deadline shrinks.
-func (w *worker) stop(e errand, a action, again bool, now time.Time) {
-	m := e.member
-	m.StopBy = now.Add(a.Grace)
-	message := a.Message
+// killing tells once of the end of a container, when the first step towards it is taken.
+func (w *worker) killing(m *member, message string) {
+	if m.Told {
+		return
+	}
+	m.Told = true
 	if message == "" {
 		message = "Stopping container " + m.Spec.Name
 	}
-	if !again {
-		w.containerEvent(m, v1.EventTypeNormal, "Killing", "%s", message)
-	}
-	pod, spec, id, ips, grace, by := w.view.Pod, m.Spec, m.Current.ID, w.view.IPs, a.Grace, m.StopBy
+	w.containerEvent(m, v1.EventTypeNormal, "Killing", "%s", message)
+}
+
+// preStop runs the container's hook; step knows when it has had its time.
+func (w *worker) preStop(e errand, a action) {
+	m := e.member
+	w.killing(m, a.Message)
+	pod, spec, id, ips := w.view.Pod, m.Spec, m.Current.ID, w.probedAt()
 	w.effect(e.ctx, func(ctx context.Context) func(time.Time) {
-		if !again && spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil {
-			grace = w.preStop(ctx, pod, spec, id, ips, by)
+		if err := w.hook(ctx, pod, spec, id, ips, spec.Lifecycle.PreStop); err != nil && ctx.Err() == nil {
+			w.refEvent(pod, spec.Name, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+			w.log.Warn("preStop hook", "container", spec.Name, "err", err)
 		}
-		w.stopUntilDone(ctx, id, grace)
+		return func(time.Time) {
+			if w.closed(e) {
+				m.PreStopped = true
+			}
+		}
+	})
+}
+
+// stop ends a container: stop signal, and after the grace a kill. If another stop is in flight, only its deadline shrinks.
+func (w *worker) stop(e errand, a action, now time.Time) {
+	m := e.member
+	m.StopBy = now.Add(a.Grace)
+	w.killing(m, a.Message)
+	id := m.Current.ID
+	w.effect(e.ctx, func(ctx context.Context) func(time.Time) {
+		w.stopUntilDone(ctx, id, a.Grace)
 		// The listing is in the inbox before the container counts as free, so the exit is seen first.
 		w.a.lister.again(w.uid)
 		w.a.lister.sync(ctx)
@@ -195,17 +216,6 @@ func (w *worker) stop(e errand, a action, again bool, now time.Time) {
 			w.closed(e)
 		}
 	})
-}
-
-// preStop runs the hook and returns what is left of the grace, at least two seconds.
-func (w *worker) preStop(ctx context.Context, pod *v1.Pod, spec *v1.Container, id string, ips []netip.Addr, by time.Time) time.Duration {
-	hookCtx, cancel := context.WithDeadline(ctx, by)
-	defer cancel()
-	if err := w.hook(hookCtx, pod, spec, id, ips, spec.Lifecycle.PreStop); err != nil && ctx.Err() == nil {
-		w.refEvent(pod, spec.Name, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
-		w.log.Warn("preStop hook", "container", spec.Name, "err", err)
-	}
-	return max(time.Until(by), 2*time.Second)
 }
 
 // stopUntilDone repeats the stop while the runtime is away.

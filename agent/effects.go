@@ -28,8 +28,9 @@ func (w *worker) begin(ctx context.Context, a action, now time.Time) (decided bo
 	case doStart:
 		w.start(w.open(ctx, m, taskStart), a.Attempt, now)
 	case doStop:
-		again := m.Busy == taskStop
-		w.stop(w.open(ctx, m, taskStop), a, again, now)
+		w.stop(w.open(ctx, m, taskStop), a, now)
+	case doPreStop:
+		w.preStop(w.open(ctx, m, taskPreStop), a)
 	case doCancel:
 		w.cancels[a.Member]()
 	case doHoldRestart:
@@ -41,6 +42,8 @@ func (w *worker) begin(ctx context.Context, a action, now time.Time) (decided bo
 	case doFail:
 		w.judge(verdict{Reason: a.Reason, Message: a.Message})
 		return true
+	case doReset:
+		w.reset(ctx, now)
 	case doRelease:
 		w.release(ctx)
 	case doRemove:
@@ -111,9 +114,75 @@ func (w *worker) prepare(ctx context.Context) {
 				}
 				return
 			}
-			v.NetNS, v.IPs = sandbox.NetNS, ips
+			v.NetNS, v.IPs, v.Born = sandbox.NetNS, ips, sandbox.Created
+			w.former(sandbox.Fresh, now)
 		}
 	})
+}
+
+// former marks the containers that ran in an earlier sandbox, one that a reboot took: the pod's init containers run again.
+func (w *worker) former(fresh bool, now time.Time) {
+	changed := false
+	for _, m := range w.view.Members {
+		if m.Current == nil || m.Busy == taskStart {
+			continue
+		}
+		m.Former = fresh || m.Current.Created.Before(w.view.Born)
+		changed = changed || m.Former
+		if m.Former && m.alive() {
+			m.Kill = &killing{Message: "Pod sandbox changed, it will be killed and re-created.", By: now.Add(w.view.grace())}
+		}
+	}
+	if changed {
+		w.event(v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
+}
+
+// reset removes all containers that ran, so that the pod begins anew with its init containers, in the sandbox it has.
+func (w *worker) reset(ctx context.Context, now time.Time) {
+	w.view.Reset.begin()
+	var old []Container
+	for _, m := range w.view.Members {
+		if m.Role != roleEphemeral && m.Current != nil {
+			if restartsAll(m) {
+				m.restarted(now)
+			}
+			old = append(old, *m.Current)
+		}
+	}
+	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		var errs []error
+		for _, c := range old {
+			errs = append(errs, w.a.runtime.RemoveContainer(ctx, c.ID))
+		}
+		err := errors.Join(errs...)
+		if err == nil {
+			// A listing from before must not bring back what was removed.
+			w.a.lister.again(w.uid)
+			w.a.lister.sync(ctx)
+		}
+		return func(now time.Time) {
+			v := &w.view
+			v.Reset.end(err, now, time.Second, time.Minute)
+			if err != nil {
+				w.log.Warn("removing containers for a new beginning", "err", err)
+				return
+			}
+			w.take(now)
+			w.beginAnew()
+		}
+	})
+}
+
+func (w *worker) beginAnew() {
+	w.view.Restarting, w.view.Reset = false, stage{}
+	for _, m := range w.view.Members {
+		if m.Role == roleEphemeral || m.Current == nil {
+			continue
+		}
+		m.Previous, m.Current, m.Former = m.Current, nil, false
+		m.Wait = &v1.ContainerStateWaiting{Reason: "RestartingAllContainers", Message: "The container is removed because RestartAllContainers in place"}
+	}
 }
 
 func hostPorts(pod *v1.Pod) []HostPort {

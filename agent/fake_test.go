@@ -53,6 +53,7 @@ func (f *fakeRuntime) EnsureSandbox(_ context.Context, s SandboxSpec) (Sandbox, 
 	if !ok {
 		sb = Sandbox{Pod: s.Pod, NetNS: "/run/netns/" + s.Pod.UID, Created: time.Now()}
 		f.sandboxes[s.Pod.UID] = sb
+		sb.Fresh = true
 	}
 	return sb, nil
 }

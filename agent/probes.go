@@ -54,7 +54,7 @@ func (w *worker) startProbing(ctx context.Context, m *member, p *probing) {
 	loop := func(kind probe.Kind, p *v1.Probe) *probe.Loop {
 		return &probe.Loop{
 			Kind: kind, Probe: p, Target: target, Started: current.Started,
-			Report:    func(ok bool) { w.post(func(time.Time) { w.probed(m, current.ID, kind, p, ok) }) },
+			Report:    func(ok bool) { w.post(func(now time.Time) { w.probed(m, current.ID, kind, p, ok, now) }) },
 			Unhealthy: func(message string) { w.refEvent(pod, spec.Name, v1.EventTypeWarning, "Unhealthy", "%s", message) },
 		}
 	}
@@ -99,7 +99,7 @@ func (w *worker) target(spec *v1.Container, id string, ips []netip.Addr) probe.T
 }
 
 // probed takes a probe's result into the view.
-func (w *worker) probed(m *member, id string, kind probe.Kind, p *v1.Probe, ok bool) {
+func (w *worker) probed(m *member, id string, kind probe.Kind, p *v1.Probe, ok bool, now time.Time) {
 	if !m.running() || m.Current.ID != id {
 		return
 	}
@@ -121,5 +121,28 @@ func (w *worker) probed(m *member, id string, kind probe.Kind, p *v1.Probe, ok b
 	if kind == probe.Startup {
 		what = "startup"
 	}
-	m.Kill = &killing{Message: "Container " + m.Spec.Name + " failed " + what + " probe, will be restarted", Grace: grace}
+	message := m.title() + " failed " + what + " probe"
+	if restartsAfterKill(w.view.Pod, m) {
+		message += ", will be restarted"
+	}
+	m.Kill = &killing{Message: message, By: now.Add(grace)}
+}
+
+// title is how messages call the container.
+func (m *member) title() string {
+	if m.Role == roleInit || m.Role == roleSidecar {
+		return "Init container " + m.Spec.Name
+	}
+	return "Container " + m.Spec.Name
+}
+
+// restartsAfterKill says whether a container that the agent kills is started again; what exit code it will have is not known.
+func restartsAfterKill(pod *v1.Pod, m *member) bool {
+	if m.Role == roleSidecar {
+		return true
+	}
+	if m.Spec.RestartPolicy != nil {
+		return *m.Spec.RestartPolicy != v1.ContainerRestartPolicyNever
+	}
+	return pod.Spec.RestartPolicy != v1.RestartPolicyNever
 }

@@ -103,6 +103,7 @@ type Sandbox struct {
 	Pod     PodRef
 	NetNS   string // "" with HostNetwork
 	Created time.Time
+	Fresh   bool // made by this very call, not found
 }
 
 // ContainerSpec describes one container to be created; everything is resolved (env expanded, mounts on disk, user and

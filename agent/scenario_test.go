@@ -94,7 +94,7 @@ func TestSecondDeleteShortensTheGrace(t *testing.T) {
 	r.until("it is being stopped", func() bool { return slices.Contains(r.runtime.history(), "stop main") })
 	r.delete("web", 1)
 	r.gone("web")
-	if want := []string{"main 10m0s", "main 1s"}; !slices.Equal(r.runtime.stops, want) {
+	if want := []string{"main 10m0s", "main 2s"}; !slices.Equal(r.runtime.stops, want) {
 		t.Errorf("stops %v, want %v", r.runtime.stops, want)
 	}
 }
@@ -247,7 +247,7 @@ func TestNodeEndsAPod(t *testing.T) {
 	r.until("the stop is shortened", func() bool {
 		r.runtime.mu.Lock()
 		defer r.runtime.mu.Unlock()
-		return slices.Contains(r.runtime.stops, "main 1s")
+		return slices.Contains(r.runtime.stops, "main 2s")
 	})
 	close(stopped)
 	pod = r.wait("web", "failure", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodFailed })

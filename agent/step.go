@@ -14,8 +14,10 @@ const (
 	crashBackoffLimit = 300 * time.Second
 	// crashBackoffReset: a container that ran this long begins anew.
 	crashBackoffReset = 2 * crashBackoffLimit
-	pullBackoffFirst  = 10 * time.Second
-	pullBackoffLimit  = 300 * time.Second
+	// minimumGrace: whatever time is left, a container gets this long between its stop signal and the kill.
+	minimumGrace     = 2 * time.Second
+	pullBackoffFirst = 10 * time.Second
+	pullBackoffLimit = 300 * time.Second
 	// pullErrorShown: how long ErrImagePull stands before it reads ImagePullBackOff.
 	pullErrorShown = time.Second
 )
@@ -28,17 +30,19 @@ const (
 	doMount                   // volumes
 	doPull                    // the container's image
 	doStart                   // create and start the container
-	doStop                    // preStop, stop signal, kill
-	doCancel                  // break off the container's pull or start
+	doPreStop                 // the container's preStop hook
+	doStop                    // stop signal, kill
+	doCancel                  // break off the container's pull, start or hook
 	doHoldRestart             // say CrashLoopBackOff
 	doHoldPull                // say ImagePullBackOff
 	doFail                    // pass a verdict on the pod
+	doReset                   // forget all containers, to begin the pod anew
 	doRelease                 // give back network and volumes
 	doRemove                  // remove containers, sandbox, directories
 	doDelete                  // delete the API object
 )
 
-var verbNames = [...]string{"prepare", "mount", "pull", "start", "stop", "cancel", "hold-restart", "hold-pull", "fail", "release", "remove", "delete"}
+var verbNames = [...]string{"prepare", "mount", "pull", "start", "pre-stop", "stop", "cancel", "hold-restart", "hold-pull", "fail", "reset", "release", "remove", "delete"}
 
 func (v verb) String() string { return verbNames[v] }
 
@@ -113,42 +117,90 @@ func stepUp(v *view, now time.Time) plan {
 		}
 		p.wakeAt(end)
 	}
+	if v.Restarting {
+		p.resetAll(v, now)
+		return p
+	}
 	p.stage(&v.Sandbox, doPrepare, now)
 	p.stage(&v.Volumes, doMount, now)
-	initialized := v.initialized()
+	if p.initialize(v, now) {
+		for _, m := range v.Members {
+			if m.Role == roleApp {
+				p.keepUp(v, m, now)
+			}
+		}
+	}
+	// A debugger may look at a pod whose initialization hangs.
+	p.blocked = false
 	for _, m := range v.Members {
-		switch m.Role {
-		case roleInit:
-			if initialized || m.exited() && m.Current.ExitCode == 0 {
-				continue
-			}
-			p.keepUp(v, m, now)
-			return p
-		case roleSidecar:
-			p.keepUp(v, m, now)
-			if !initialized && !(m.running() && m.Started) {
-				return p
-			}
-		default:
+		if m.Role == roleEphemeral {
 			p.keepUp(v, m, now)
 		}
 	}
 	return p
 }
 
+// initialize runs the init containers in their order and keeps the sidecars up. It reports whether the app containers may run.
+func (p *plan) initialize(v *view, now time.Time) bool {
+	initialized := v.initialized()
+	for _, m := range v.Members {
+		switch m.Role {
+		case roleInit:
+			if initialized || m.exited() && m.Current.ExitCode == 0 && !m.Former {
+				continue
+			}
+			p.keepUp(v, m, now)
+			return false
+		case roleSidecar:
+			p.keepUp(v, m, now)
+			if !initialized && !(m.running() && m.Started) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// resetAll stops what runs and forgets what ran, after an exit whose rule says that all containers begin anew.
+func (p *plan) resetAll(v *view, now time.Time) {
+	up := false
+	for _, m := range v.Members {
+		if m.Role == roleEphemeral || m.Busy == taskNone && !m.alive() {
+			continue
+		}
+		up = true
+		p.stop(m, now, "killing", now)
+	}
+	if up {
+		return
+	}
+	for _, m := range v.Members {
+		// What crashes at once each time must not spin, though it is the whole pod that is restarted.
+		if at := m.restartAt(); m.exited() && restartsAll(m) && now.Before(at) {
+			p.wakeAt(at)
+			return
+		}
+	}
+	p.stage(&v.Reset, doReset, now)
+}
+
 // keepUp brings one container forward, unless an earlier one has to be started first.
 func (p *plan) keepUp(v *view, m *member, now time.Time) {
+	if m.Kill != nil && m.alive() {
+		p.stop(m, m.Kill.By, m.Kill.Message, now)
+		return
+	}
+	if m.Busy == taskPreStop && !m.alive() {
+		p.act(action{Verb: doCancel, Member: m.Spec.Name})
+	}
 	if m.Busy != taskNone {
-		p.blocked = p.blocked || m.Busy != taskStop
+		p.blocked = p.blocked || m.Busy == taskPull || m.Busy == taskStart
 		return
 	}
 	if m.alive() {
-		if m.Kill != nil && m.running() {
-			p.act(action{Verb: doStop, Member: m.Spec.Name, Grace: m.Kill.Grace, Message: m.Kill.Message})
-		}
 		return
 	}
-	if m.exited() {
+	if m.exited() && !(m.Former && m.Role == roleInit) {
 		if !restarts(v.Pod, m) {
 			return
 		}
@@ -188,15 +240,15 @@ func (p *plan) holdPull(m *member, now time.Time) {
 
 // restartAt is the end of the crash back-off. The first crash in a while costs nothing.
 func (m *member) restartAt() time.Time {
-	if m.RestartDelay == 0 || m.Current.Finished.Sub(m.RestartedAt) > crashBackoffReset {
+	if m.RestartDelay == 0 || m.Ended.Sub(m.RestartedAt) > crashBackoffReset {
 		return time.Time{}
 	}
-	return m.Current.Finished.Add(m.RestartDelay)
+	return m.Ended.Add(m.RestartDelay)
 }
 
 // restarted counts a restart into the back-off.
 func (m *member) restarted(now time.Time) {
-	if m.RestartDelay == 0 || m.Current.Finished.Sub(m.RestartedAt) > crashBackoffReset {
+	if m.RestartDelay == 0 || m.Ended.Sub(m.RestartedAt) > crashBackoffReset {
 		m.RestartDelay = crashBackoffFirst
 	} else {
 		m.RestartDelay = min(2*m.RestartDelay, crashBackoffLimit)
@@ -214,12 +266,10 @@ func restarts(pod *v1.Pod, m *member) bool {
 	case roleEphemeral:
 		return false
 	case roleInit, roleApp:
-		for _, r := range m.Spec.RestartPolicyRules {
-			if ruleMatches(r, m.Current.ExitCode) {
-				return r.Action == v1.ContainerRestartRuleActionRestart
-			}
-		}
 		if m.Spec.RestartPolicy != nil {
+			if _, ok := matchingRule(m); ok {
+				return m.Role == roleApp || failed
+			}
 			policy = v1.RestartPolicy(*m.Spec.RestartPolicy)
 		}
 	}
@@ -232,12 +282,24 @@ func restarts(pod *v1.Pod, m *member) bool {
 	return m.Role == roleApp || failed
 }
 
-func ruleMatches(r v1.ContainerRestartRule, code int) bool {
-	if r.ExitCodes == nil {
-		return false
+// matchingRule is the first restart rule that fits the exit; every action there is restarts at least this container.
+func matchingRule(m *member) (v1.ContainerRestartRule, bool) {
+	for _, r := range m.Spec.RestartPolicyRules {
+		if r.ExitCodes == nil {
+			continue
+		}
+		in := slices.Contains(r.ExitCodes.Values, int32(m.Current.ExitCode))
+		if in == (r.ExitCodes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn) {
+			return r, true
+		}
 	}
-	in := slices.Contains(r.ExitCodes.Values, int32(code))
-	return in == (r.ExitCodes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn)
+	return v1.ContainerRestartRule{}, false
+}
+
+// restartsAll says whether the container's exit is one after which the whole pod begins anew.
+func restartsAll(m *member) bool {
+	r, ok := matchingRule(m)
+	return ok && m.Spec.RestartPolicy != nil && r.Action == v1.ContainerRestartRuleActionRestartAllContainers
 }
 
 // stepDown stops the containers (sidecars last, in reverse order), gives back what the pod held, and, when the pod is
@@ -267,38 +329,65 @@ func stepDown(v *view, now time.Time) plan {
 	return p
 }
 
+// stopMembers stops all but the sidecars at once, then the sidecars one by one, the last first. When the pod's time is up
+// nobody waits for a turn any more. PreStop hooks run from the beginning on, a sidecar's too.
 func (p *plan) stopMembers(v *view, now time.Time) {
-	grace := v.grace()
-	main := false
+	turn := true
 	for _, m := range v.Members {
-		if m.Role != roleSidecar {
-			main = p.stopMember(m, grace, now) || main
+		if m.Role != roleSidecar && p.stopMember(m, v.EndBy, now) {
+			turn = false
 		}
 	}
-	if main {
-		return
-	}
+	late := !now.Before(v.EndBy)
 	for _, m := range slices.Backward(v.Members) {
-		if m.Role == roleSidecar && p.stopMember(m, grace, now) {
-			return
+		switch {
+		case m.Role != roleSidecar:
+		case turn || late:
+			turn = !p.stopMember(m, v.EndBy, now) && turn
+		case m.Busy == taskPull || m.Busy == taskStart:
+			p.act(action{Verb: doCancel, Member: m.Spec.Name})
+		case m.alive():
+			if m.Busy == taskNone && m.hooks() {
+				p.act(action{Verb: doPreStop, Member: m.Spec.Name})
+			}
+			p.wakeAt(v.EndBy)
 		}
 	}
 }
 
 // stopMember reports whether the container still has to end.
-func (p *plan) stopMember(m *member, grace time.Duration, now time.Time) bool {
-	stop := action{Verb: doStop, Member: m.Spec.Name, Grace: grace}
-	switch {
-	case m.Busy == taskPull || m.Busy == taskStart:
-		p.act(action{Verb: doCancel, Member: m.Spec.Name})
-	case m.Busy == taskStop:
-		if now.Add(grace).Before(m.StopBy) {
-			p.act(stop)
-		}
-	case m.alive():
-		p.act(stop)
-	default:
+func (p *plan) stopMember(m *member, by time.Time, now time.Time) bool {
+	if m.Busy == taskNone && !m.alive() {
 		return false
 	}
+	message := ""
+	if m.Kill != nil {
+		message = m.Kill.Message
+		if m.Kill.By.Before(by) {
+			by = m.Kill.By
+		}
+	}
+	p.stop(m, by, message, now)
 	return true
+}
+
+// stop ends a container by a time: the preStop hook, then the signal, then the kill. An earlier time than one that was given
+// before overtakes it.
+func (p *plan) stop(m *member, by time.Time, message string, now time.Time) {
+	a := action{Member: m.Spec.Name, Message: message, Grace: max(by.Sub(now), minimumGrace)}
+	switch {
+	case m.Busy == taskPull || m.Busy == taskStart || m.Busy == taskPreStop && !m.alive():
+		a = action{Verb: doCancel, Member: m.Spec.Name}
+	case m.Busy == taskPreStop && now.Before(by):
+		p.wakeAt(by)
+		return
+	case m.Busy == taskStop && !now.Add(a.Grace).Before(m.StopBy):
+		return
+	case m.Busy == taskNone && m.hooks() && now.Before(by):
+		a = action{Verb: doPreStop, Member: m.Spec.Name, Message: message}
+		p.wakeAt(by)
+	default:
+		a.Verb = doStop
+	}
+	p.act(a)
 }

@@ -57,6 +57,7 @@ func unready(_ *view, m *member) { m.Started = false }
 func exited(code int) func(*view, *member) {
 	return func(_ *view, m *member) {
 		m.Current = &Container{ID: m.Spec.Name, State: ContainerExited, ExitCode: code, Started: t0, Finished: t0}
+		m.Ended = t0
 	}
 }
 
@@ -67,6 +68,24 @@ func crashed(delay time.Duration) func(*view, *member) {
 	}
 }
 
+func preStop(_ *view, m *member) {
+	m.Spec.Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 1}}}
+}
+
+func preStopped(_ *view, m *member) { m.PreStopped = true }
+func former(_ *view, m *member)     { m.Former = true }
+
+// over: the pod has been ending for a while.
+func over(in time.Duration) option {
+	return func(v *view) { v.EndBy, v.EndGrace = t0.Add(in), time.Second }
+}
+
+func evicted(grace time.Duration) option {
+	return func(v *view) { v.Verdict = &verdict{Reason: "Evicted", Grace: grace} }
+}
+
+func restarting(v *view) { v.Restarting = true }
+
 func busy(t task) func(*view, *member) { return func(_ *view, m *member) { m.Busy = t } }
 func noImage(_ *view, m *member)       { m.ImageReady = false }
 
@@ -74,7 +93,7 @@ func stopping(by time.Duration) func(*view, *member) {
 	return func(_ *view, m *member) { m.Busy, m.StopBy = taskStop, t0.Add(by) }
 }
 
-func unhealthy(_ *view, m *member) { m.Kill = &killing{Message: "failed", Grace: 7 * time.Second} }
+func unhealthy(_ *view, m *member) { m.Kill = &killing{Message: "failed", By: t0.Add(7 * time.Second)} }
 
 func pullFailed(ago, retry time.Duration) func(*view, *member) {
 	return func(_ *view, m *member) {
@@ -107,11 +126,13 @@ func deadline(seconds int64, started time.Duration) option {
 
 func phase(p v1.PodPhase) option { return func(v *view) { v.Pod.Status.Phase = p } }
 
-func rule(code int32) func(*view, *member) {
+func rule(code int32) func(*view, *member) { return rules(code, v1.ContainerRestartRuleActionRestart) }
+
+func rules(code int32, do v1.ContainerRestartRuleAction) func(*view, *member) {
 	return func(_ *view, m *member) {
 		m.Spec.RestartPolicy = ptr.To(v1.ContainerRestartPolicyNever)
 		m.Spec.RestartPolicyRules = []v1.ContainerRestartRule{{
-			Action: v1.ContainerRestartRuleActionRestart, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{code}},
+			Action: do, ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: v1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{code}},
 		}}
 	}
 }
@@ -156,6 +177,9 @@ func TestStepUp(t *testing.T) {
 		{"a container's own rule", given(policy(v1.RestartPolicyNever), app("a", exited(42), rule(42)), app("b", running)), "start a/1"},
 		{"and another code", given(policy(v1.RestartPolicyAlways), app("a", exited(41), rule(42)), app("b", running)), ""},
 		{"unhealthy", given(app("a", running, unhealthy)), "stop a 7s"},
+		{"unhealthy, with a hook", given(app("a", running, unhealthy, preStop)), "pre-stop a, wake +7s"},
+		{"unhealthy, the hook is over", given(app("a", running, unhealthy, preStop, preStopped)), "stop a 7s"},
+		{"it ended during its hook", given(policy(v1.RestartPolicyNever), app("a", exited(0), preStop, busy(taskPreStop)), app("b", running)), "cancel a"},
 		{"unhealthy, being stopped", given(app("a", running, unhealthy, stopping(time.Second))), ""},
 		{"a pull that just failed is shown", given(app("a", pullFailed(0, 10*time.Second))), "wake +1s"},
 		{"then it is backing off", given(app("a", pullFailed(2*time.Second, 8*time.Second))), "hold-pull a, wake +8s"},
@@ -186,6 +210,14 @@ func TestStepInit(t *testing.T) {
 		{"a failed one again", given(initial("i", exited(1)), app("a")), "start i/1"},
 		{"with back-off", given(initial("i", crashed(40*time.Second)), app("a")), "hold-restart i, wake +40s"},
 		{"the app's restart does not begin anew", given(initial("i"), app("a", exited(1))), "start a/1"},
+		{"what ran in a lost sandbox runs again", given(initial("i", exited(0), former), app("a", exited(137), former)), "start i/1"},
+		{"then the next", given(initial("i", exited(0)), initial("j", exited(0), former), app("a", exited(137), former)), "start j/1"},
+		{"then the app", given(initial("i", exited(0)), app("a", exited(137), former)), "start a/1"},
+		{"a debugger need not wait", given(initial("i", running), app("a"), debugger("d")), "start d/0"},
+		{"nor for an image that does not come", given(initial("i", busy(taskPull)), app("a"), debugger("d")), "start d/0"},
+		{"all anew: stop the rest", given(restarting, initial("i", exited(0)), sidecar("s", running, preStop), app("a", exited(42)), app("b", running)), "stop s 2s, stop b 2s"},
+		{"all anew: forget", given(restarting, initial("i", exited(0)), app("a", exited(42))), "reset"},
+		{"all anew, again and again", given(restarting, app("a", crashed(20*time.Second), rules(1, v1.ContainerRestartRuleActionRestartAllContainers))), "wake +20s"},
 		{"failed for good", given(policy(v1.RestartPolicyNever), initial("i", exited(1)), app("a")), "release"},
 		{"sidecar first", given(sidecar("s"), app("a")), "start s/0"},
 		{"wait for its startup probe", given(sidecar("s", running, unready), app("a")), ""},
@@ -194,6 +226,7 @@ func TestStepInit(t *testing.T) {
 		{"sidecars do not keep a pod alive", given(policy(v1.RestartPolicyNever), sidecar("s", running), app("a", exited(0))), "stop s 30s"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			c.view.mind(t0)
 			if got := said(step(c.view, t0)); got != c.want {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
@@ -209,12 +242,25 @@ func TestStepDown(t *testing.T) {
 	}{
 		{"all containers at once", given(deleted(5), app("a", running), app("b", running)), "stop a 5s, stop b 5s"},
 		{"nothing while they end", given(deleted(5), app("a", running, stopping(5*time.Second))), ""},
-		{"a shorter grace overtakes", given(deleted(1), app("a", running, stopping(30*time.Second))), "stop a 1s"},
-		{"zero is one second", given(deleted(0), app("a", running)), "stop a 1s"},
+		{"a shorter grace overtakes", given(deleted(1), app("a", running, stopping(30*time.Second))), "stop a 2s"},
+		{"not one that is over already", given(deleted(5), over(-time.Second), app("a", running, stopping(2*time.Second))), ""},
+		{"hook first", given(deleted(5), app("a", running, preStop)), "pre-stop a, wake +5s"},
+		{"then the signal", given(deleted(5), over(3*time.Second), app("a", running, preStop, preStopped)), "stop a 3s"},
+		{"a hook that takes its time", given(deleted(5), over(3*time.Second), app("a", running, preStop, busy(taskPreStop))), "wake +3s"},
+		{"is cut off", given(deleted(5), over(0), app("a", running, preStop, busy(taskPreStop))), "stop a 2s"},
+		{"is of no use any more", given(deleted(5), over(3*time.Second), app("a", exited(0), preStop, busy(taskPreStop))), "cancel a"},
+		{"no time for a hook", given(deleted(5), over(0), app("a", running, preStop)), "stop a 2s"},
+		{"the grace of what was unhealthy already", given(deleted(30), app("a", running, unhealthy)), "stop a 7s"},
+		{"a verdict's grace", given(evicted(3*time.Second), app("a", running)), "stop a 3s"},
+		{"hooks of sidecars begin with the rest", given(deleted(5), sidecar("s", running, preStop), app("a", running)), "stop a 5s, pre-stop s, wake +5s"},
+		{"their signals do not", given(deleted(5), sidecar("s", running, preStop, preStopped), app("a", running, stopping(5*time.Second))), "wake +5s"},
+		{"until the time is up", given(deleted(5), over(0), sidecar("s", running), sidecar("t", running), app("a", running, stopping(2*time.Second))), "stop t 2s, stop s 2s"},
+		{"init containers do not wait", given(deleted(5), sidecar("s", running), initial("i", running), app("a")), "stop i 5s, wake +5s"},
+		{"zero is two seconds", given(deleted(0), app("a", running)), "stop a 2s"},
 		{"a pull is broken off", given(deleted(5), app("a", noImage, busy(taskPull))), "cancel a"},
 		{"a start too", given(deleted(5), app("a", busy(taskStart))), "cancel a"},
-		{"sidecars after the rest", given(deleted(5), sidecar("s", running), app("a", running)), "stop a 5s"},
-		{"last one first", given(deleted(5), sidecar("s", running), sidecar("t", running), app("a", exited(0))), "stop t 5s"},
+		{"sidecars after the rest", given(deleted(5), sidecar("s", running), app("a", running)), "stop a 5s, wake +5s"},
+		{"last one first", given(deleted(5), sidecar("s", running), sidecar("t", running), app("a", exited(0))), "stop t 5s, wake +5s"},
 		{"then the other", given(deleted(5), sidecar("s", running), sidecar("t", exited(0)), app("a", exited(0))), "stop s 5s"},
 		{"stopped: give back", given(deleted(5), app("a", exited(143))), "release"},
 		{"given back: remove", given(deleted(5), released, app("a", exited(143))), "remove"},
@@ -229,6 +275,7 @@ func TestStepDown(t *testing.T) {
 		{"deleted before it began", given(fresh, deleted(5), app("a", noImage)), "release"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			c.view.mind(t0)
 			if got := said(step(c.view, t0)); got != c.want {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
@@ -241,7 +288,7 @@ func TestCrashBackoffGrowsAndResets(t *testing.T) {
 	now := t0
 	var waits []time.Duration
 	for range 8 {
-		m.Current = &Container{State: ContainerExited, Finished: now}
+		m.Current, m.Ended = &Container{State: ContainerExited}, now
 		at := m.restartAt()
 		if at.Before(now) {
 			at = now
@@ -254,7 +301,7 @@ func TestCrashBackoffGrowsAndResets(t *testing.T) {
 	if got := fmt.Sprint(waits); got != want {
 		t.Errorf("waits %s, want %s", got, want)
 	}
-	m.Current = &Container{State: ContainerExited, Finished: now.Add(11 * time.Minute)}
+	m.Ended = now.Add(11 * time.Minute)
 	if at := m.restartAt(); !at.IsZero() {
 		t.Errorf("after a long run it waits until %s", at)
 	}

@@ -15,12 +15,18 @@ type view struct {
 
 	Sandbox stage // namespaces and network
 	NetNS   string
+	Born    time.Time // of the sandbox
 	IPs     []netip.Addr
 	Volumes stage
 
-	Started time.Time // status.startTime
-	Verdict *verdict  // why the agent ended the pod by itself
-	Members []*member // init containers, then app containers, then ephemeral ones
+	Restarting bool  // an exit demands that all containers begin anew
+	Reset      stage // their records removed for that
+
+	Started  time.Time     // status.startTime
+	Verdict  *verdict      // why the agent ended the pod by itself
+	EndBy    time.Time     // when a pod that ends must have ended
+	EndGrace time.Duration // the grace that EndBy was counted with
+	Members  []*member     // init containers, then app containers, then ephemeral ones
 
 	Release stage // network and volumes given back
 	Remove  stage // containers, sandbox and directories removed
@@ -117,6 +123,7 @@ const (
 	taskNone task = iota
 	taskPull
 	taskStart
+	taskPreStop
 	taskStop
 )
 
@@ -141,18 +148,27 @@ type member struct {
 
 	RestartDelay time.Duration // that the next crash has to wait for
 	RestartedAt  time.Time
+	Ended        time.Time // when the exit of Current was seen; unlike its own times on the clock that only goes forward
+	Former       bool      // Current ran in a sandbox that is lost
 
-	Hooked  bool // postStart is over
-	Started bool // startup probe passed, or none
-	Ready   bool // readiness probe passed, or none
-	Kill    *killing
-	StopBy  time.Time // deadline of the stop in flight
+	Hooked     bool // postStart is over
+	Started    bool // startup probe passed, or none
+	Ready      bool // readiness probe passed, or none
+	Kill       *killing
+	Told       bool      // the event of its killing was sent
+	PreStopped bool      // the preStop hook is over
+	StopBy     time.Time // deadline of the stop in flight
 }
 
-// killing says why a running container must be replaced.
+// killing says why a running container must end, and by when.
 type killing struct {
 	Message string
-	Grace   time.Duration
+	By      time.Time
+}
+
+// hooks: the container has a preStop hook that has not run.
+func (m *member) hooks() bool {
+	return m.running() && !m.PreStopped && m.Spec.Lifecycle != nil && m.Spec.Lifecycle.PreStop != nil
 }
 
 func (m *member) alive() bool {
@@ -167,6 +183,8 @@ func (m *member) attempt() int {
 	switch {
 	case m.Current != nil:
 		return m.Current.Attempt + 1
+	case m.Previous != nil:
+		return m.Previous.Attempt + 1
 	case m.Old != nil && (m.Old.ContainerID != "" || m.Old.LastTerminationState.Terminated != nil):
 		return int(m.Old.RestartCount) + 1
 	}
@@ -243,6 +261,20 @@ func (v *view) grace() time.Duration {
 	return grace
 }
 
+// mind sets the time by which a pod that ends must have ended; a grace that is shortened meanwhile counts from then on.
+func (v *view) mind(now time.Time) {
+	if !v.ending() {
+		return
+	}
+	grace := v.grace()
+	if by := now.Add(grace); v.EndBy.IsZero() || grace < v.EndGrace && by.Before(v.EndBy) {
+		v.EndBy = by
+	}
+	if v.EndGrace == 0 || grace < v.EndGrace {
+		v.EndGrace = grace
+	}
+}
+
 func (v *view) deleting() bool { return v.Gone || v.Pod.DeletionTimestamp != nil }
 
 // terminalInAPI: another writer, or an earlier life of this agent, closed the pod's books.
@@ -260,10 +292,10 @@ func (v *view) stopped() bool {
 	return true
 }
 
-// initialized: an app container has been started at least once.
+// initialized: an app container has been started in this sandbox.
 func (v *view) initialized() bool {
 	for _, m := range v.Members {
-		if m.Role == roleApp && (m.Current != nil || m.attempt() > 0) {
+		if m.Role == roleApp && m.Current != nil && !m.Former {
 			return true
 		}
 	}

@@ -72,9 +72,14 @@ func newWorker(a *Agent, pod *v1.Pod, reject *verdict) *worker {
 		wake: make(chan struct{}, 1), results: make(chan func(time.Time)), quit: make(chan struct{}),
 		cancels: map[string]context.CancelFunc{}, probes: map[string]*probing{}, touched: map[string]time.Time{},
 	}
-	w.view = view{Pod: pod, Verdict: reject, Started: time.Now()}
-	if pod.Status.StartTime != nil {
-		w.view.Started = pod.Status.StartTime.Time
+	now := time.Now()
+	w.view = view{Pod: pod, Verdict: reject, Started: now}
+	if t := pod.Status.StartTime; t != nil {
+		// From here on time is counted by the clock that does not jump.
+		w.view.Started = now.Add(-max(now.Sub(t.Time), 0))
+	}
+	if c, has := findCondition(&pod.Status, v1.AllContainersRestarting); has {
+		w.view.Restarting = c.Status == v1.ConditionTrue
 	}
 	w.view.Members = newMembers(pod, nil)
 	w.status.take(pod)
@@ -174,6 +179,7 @@ const idle = 10 * time.Minute
 func (w *worker) advance(ctx context.Context, now time.Time) (again time.Duration, done bool) {
 	var p plan
 	for {
+		w.view.mind(now)
 		p = step(&w.view, now)
 		decided := false
 		for _, a := range p.Actions {
@@ -213,7 +219,7 @@ func (w *worker) take(now time.Time) {
 			w.status.take(in.pod)
 		}
 		if changed {
-			w.checkHashes()
+			w.checkHashes(now)
 		}
 	}
 	if in.api != nil {
@@ -242,10 +248,10 @@ func sameMeta(a, b *v1.Pod) bool {
 }
 
 // checkHashes marks running containers whose image was changed.
-func (w *worker) checkHashes() {
+func (w *worker) checkHashes(now time.Time) {
 	for _, m := range w.view.Members {
 		if m.running() && m.Kill == nil && m.Current.Hash != "" && m.Current.Hash != containerHash(m.Spec) {
-			m.Kill = &killing{Grace: w.view.grace(), Message: "Container " + m.Spec.Name + " definition changed, will be restarted"}
+			m.Kill = &killing{By: now.Add(w.view.grace()), Message: m.title() + " definition changed, will be restarted"}
 		}
 	}
 }
@@ -282,7 +288,7 @@ func (w *worker) observeMember(m *member, list []Container, now time.Time) {
 			lost := *m.Current
 			lost.State, lost.ExitCode, lost.Finished = ContainerExited, 137, now
 			lost.Error = "The container could not be located; it was removed behind the agent's back"
-			w.ended(m, &lost)
+			w.ended(m, &lost, now)
 		}
 		return
 	}
@@ -306,7 +312,7 @@ func (w *worker) observeMember(m *member, list []Container, now time.Time) {
 		}
 	}
 	if newest.State == ContainerExited {
-		w.ended(m, &newest)
+		w.ended(m, &newest, now)
 		return
 	}
 	m.Current = &newest
@@ -314,7 +320,8 @@ func (w *worker) observeMember(m *member, list []Container, now time.Time) {
 
 // adopt takes over a container that this worker did not start: what the API last said of it holds until probes know more.
 func (w *worker) adopt(m *member, c *Container) {
-	m.Hooked, m.Kill = true, nil
+	m.Hooked, m.Kill, m.Told, m.PreStopped = true, nil, false, false
+	m.Former = c.Created.Before(w.view.Born)
 	m.Started, m.Ready = m.Spec.StartupProbe == nil, m.Spec.ReadinessProbe == nil
 	if old := m.Old; old != nil && old.ContainerID == containerID(c) {
 		m.Started = m.Started || old.Started != nil && *old.Started
@@ -324,9 +331,10 @@ func (w *worker) adopt(m *member, c *Container) {
 }
 
 // ended records an exit.
-func (w *worker) ended(m *member, c *Container) {
+func (w *worker) ended(m *member, c *Container, now time.Time) {
 	w.explain(m, c)
-	m.Current = c
+	m.Current, m.Ended = c, now
+	w.view.Restarting = w.view.Restarting || restartsAll(m)
 	m.Started, m.Ready, m.Hooked, m.Kill, m.Wait = false, false, false, nil, nil
 	w.log.Info("container ended", "container", m.Spec.Name, "attempt", c.Attempt, "exitCode", c.ExitCode, "oom", c.OOMKilled, "message", c.Error)
 }

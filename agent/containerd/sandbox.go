@@ -104,7 +104,9 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 		return agent.Sandbox{}, fmt.Errorf("make the sandbox of pod %s/%s: %w", spec.Pod.Namespace, spec.Pod.Name,
 			errors.Join(err, s.unmake()))
 	}
-	return s.face(), r.ensureInfra(ctx, s)
+	face := s.face()
+	face.Fresh = true
+	return face, r.ensureInfra(ctx, s)
 }
 
 // make writes the directory and pins the namespaces; sandbox.json comes first so that Open finds even a half-made one.
