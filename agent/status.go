@@ -1,8 +1,8 @@
 package agent
 
 import (
-	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +24,10 @@ func computeStatus(v *view, base *v1.PodStatus, host []netip.Addr, now time.Time
 		s.QOSClass = qosClass(v.Pod)
 	}
 	s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses = nil, nil, nil
+	if v.Verdict != nil && v.Verdict.Rejected {
+		s.Phase, s.Reason, s.Message = v1.PodFailed, v.Verdict.Reason, v.Verdict.Message
+		return s
+	}
 	for _, m := range v.Members {
 		c := containerStatus(v, m)
 		switch m.Role {
@@ -41,12 +45,6 @@ func computeStatus(v *view, base *v1.PodStatus, host []netip.Addr, now time.Time
 	}
 	s.HostIP, s.HostIPs, s.PodIP, s.PodIPs = addresses(v, base, host)
 	setConditions(v, &s, base, now)
-	if v.Verdict != nil {
-		for _, c := range v.Verdict.Conditions {
-			c.ObservedGeneration = v.Pod.Generation
-			setCondition(&s, c, now)
-		}
-	}
 	return s
 }
 
@@ -86,8 +84,9 @@ func containerStatus(v *view, m *member) v1.ContainerStatus {
 	if m.Old != nil {
 		s.RestartCount, s.ImageID, s.ContainerID, s.LastTerminationState = m.Old.RestartCount, m.Old.ImageID, m.Old.ContainerID, m.Old.LastTerminationState
 	}
-	if m.Role != roleEphemeral && len(m.Spec.Resources.Requests)+len(m.Spec.Resources.Limits) > 0 {
-		s.Resources = m.Spec.Resources.DeepCopy()
+	s.VolumeMounts = volumeMounts(m)
+	if m.Current != nil || m.Previous != nil {
+		s.Resources, s.AllocatedResources = m.Spec.Resources.DeepCopy(), m.Spec.Resources.Requests.DeepCopy()
 	}
 	if c := m.Current; c != nil {
 		s.RestartCount, s.ContainerID, s.ImageID = int32(c.Attempt), containerID(c), c.ImageID
@@ -96,6 +95,12 @@ func containerStatus(v *view, m *member) v1.ContainerStatus {
 		}
 		if u := c.User; u != nil {
 			s.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: u.UID, GID: u.GID, SupplementalGroups: u.Groups}}
+		}
+	}
+	if m.Previous != nil {
+		s.RestartCount = max(s.RestartCount, int32(m.attempt()))
+		if m.Current != nil {
+			s.RestartCount = int32(m.Current.Attempt)
 		}
 	}
 	if m.Previous != nil && m.Previous.State == ContainerExited {
@@ -112,7 +117,37 @@ func containerStatus(v *view, m *member) v1.ContainerStatus {
 	default:
 		s.Ready = running && m.Started && m.Ready
 	}
+	shorten(&s, len(v.Members))
 	return s
+}
+
+// maxTerminationMessages is how much all containers of a pod may say together when they end.
+const maxTerminationMessages = 12 << 10
+
+func shorten(s *v1.ContainerStatus, containers int) {
+	limit := maxTerminationMessages / containers
+	for _, t := range []**v1.ContainerStateTerminated{&s.State.Terminated, &s.LastTerminationState.Terminated} {
+		if *t != nil && len((*t).Message) > limit {
+			*t = (*t).DeepCopy()
+			(*t).Message = strings.ToValidUTF8((*t).Message[:limit], "")
+		}
+	}
+}
+
+// volumeMounts says how the container's volumes are mounted, above all whether what is mounted below them is read-only too.
+func volumeMounts(m *member) []v1.VolumeMountStatus {
+	var out []v1.VolumeMountStatus
+	for _, vm := range m.Spec.VolumeMounts {
+		s := v1.VolumeMountStatus{Name: vm.Name, MountPath: vm.MountPath, ReadOnly: vm.ReadOnly}
+		if vm.ReadOnly {
+			s.RecursiveReadOnly = ptr.To(v1.RecursiveReadOnlyDisabled)
+			if r := ptr.Deref(vm.RecursiveReadOnly, v1.RecursiveReadOnlyDisabled); r != v1.RecursiveReadOnlyDisabled {
+				s.RecursiveReadOnly = ptr.To(v1.RecursiveReadOnlyEnabled)
+			}
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func containerState(v *view, m *member, s *v1.ContainerStatus) v1.ContainerState {
@@ -126,8 +161,13 @@ func containerState(v *view, m *member, s *v1.ContainerStatus) v1.ContainerState
 		}
 		s.LastTerminationState = v1.ContainerState{Terminated: t}
 		return v1.ContainerState{Waiting: m.Wait.DeepCopy()}
-	case m.Old != nil && m.Old.State.Terminated != nil && v.ending():
+	case m.Old != nil && m.Old.State.Terminated != nil && (v.ending() || m.Role == roleInit && v.initialized()):
 		return m.Old.State
+	case m.Role == roleInit && v.initialized():
+		// The runtime has forgotten it; that the pod came so far says how it ended.
+		return v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+			Reason: "Completed", Message: "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally",
+		}}
 	case m.Old != nil && m.Old.ContainerID != "" && m.Old.State.Running != nil:
 		// It ran before the host or the runtime lost it.
 		lost := lostState(m.Old)
@@ -135,6 +175,9 @@ func containerState(v *view, m *member, s *v1.ContainerStatus) v1.ContainerState
 			return v1.ContainerState{Terminated: lost}
 		}
 		s.LastTerminationState = v1.ContainerState{Terminated: lost}
+	}
+	if v.ending() && v.stopped() && v.missed(m) {
+		return v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: 137, Reason: "ContainerStatusUnknown", Message: lostMessage}}
 	}
 	if m.Wait != nil {
 		return v1.ContainerState{Waiting: m.Wait.DeepCopy()}
@@ -146,10 +189,35 @@ func containerState(v *view, m *member, s *v1.ContainerStatus) v1.ContainerState
 	return v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: reason}}
 }
 
+const lostMessage = "The container could not be located when the pod was terminated"
+
+// missed: the container should have run by now, and there is no trace of that. In a pod that ends this counts as a failure.
+func (v *view) missed(m *member) bool {
+	switch m.Role {
+	case roleApp:
+		for _, o := range v.Members {
+			if o.Role == roleInit && !(o.exited() && o.Current.ExitCode == 0) || o.Role == roleSidecar && o.Current == nil {
+				return v.initialized()
+			}
+		}
+		return true
+	case roleInit, roleSidecar:
+		// The first, and each before one that ran.
+		seen := m == v.Members[0]
+		for _, o := range slices.Backward(v.Members) {
+			if o == m {
+				return seen
+			}
+			seen = seen || (o.Role == roleInit || o.Role == roleSidecar) && o.Current != nil
+		}
+	}
+	return false
+}
+
 func lostState(old *v1.ContainerStatus) *v1.ContainerStateTerminated {
 	return &v1.ContainerStateTerminated{
 		ExitCode: 137, Reason: "ContainerStatusUnknown", ContainerID: old.ContainerID,
-		Message: "The container could not be located when the pod was terminated",
+		Message: lostMessage,
 	}
 }
 
@@ -218,120 +286,6 @@ func computePhase(v *view, base v1.PodPhase) v1.PodPhase {
 		return base
 	}
 	return v1.PodPending
-}
-
-func setConditions(v *view, s, base *v1.PodStatus, now time.Time) {
-	set := func(t v1.PodConditionType, ok bool, reason, message string) {
-		c := v1.PodCondition{Type: t, Status: v1.ConditionFalse, Reason: reason, Message: message, ObservedGeneration: v.Pod.Generation}
-		if ok {
-			c.Status = v1.ConditionTrue
-		}
-		setCondition(s, c, now)
-	}
-	set(v1.PodReadyToStartContainers, v.Sandbox.Done && !v.Release.Busy && !v.Release.Done, "", "")
-	ok, reason, message := initializedCondition(v, s)
-	set(v1.PodInitialized, ok, reason, message)
-	ok, reason, message = containersReady(v, s)
-	set(v1.ContainersReady, ok, reason, message)
-	if ok {
-		reason, message = gatesReady(v.Pod, s)
-		ok = reason == ""
-	}
-	set(v1.PodReady, ok, reason, message)
-	if _, has := findCondition(base, v1.PodScheduled); !has {
-		set(v1.PodScheduled, true, "", "")
-	}
-}
-
-func findCondition(s *v1.PodStatus, t v1.PodConditionType) (*v1.PodCondition, bool) {
-	for i := range s.Conditions {
-		if s.Conditions[i].Type == t {
-			return &s.Conditions[i], true
-		}
-	}
-	return nil, false
-}
-
-func setCondition(s *v1.PodStatus, c v1.PodCondition, now time.Time) {
-	c.LastTransitionTime = seconds(now)
-	old, has := findCondition(s, c.Type)
-	if !has {
-		s.Conditions = append(s.Conditions, c)
-		return
-	}
-	if old.Status == c.Status {
-		c.LastTransitionTime = old.LastTransitionTime
-	}
-	c.LastProbeTime = old.LastProbeTime
-	*old = c
-}
-
-func initializedCondition(v *view, s *v1.PodStatus) (ok bool, reason, message string) {
-	if s.Phase == v1.PodSucceeded {
-		return true, "PodCompleted", ""
-	}
-	if v.initialized() {
-		return true, "", ""
-	}
-	var incomplete []string
-	i := 0
-	for _, m := range v.Members {
-		if m.Role != roleInit && m.Role != roleSidecar {
-			continue
-		}
-		st := s.InitContainerStatuses[i]
-		i++
-		if m.Role == roleInit && !st.Ready || m.Role == roleSidecar && !ptr.Deref(st.Started, false) {
-			incomplete = append(incomplete, m.Spec.Name)
-		}
-	}
-	if len(incomplete) > 0 {
-		return false, "ContainersNotInitialized", fmt.Sprintf("containers with incomplete status: %s", incomplete)
-	}
-	return true, "", ""
-}
-
-func containersReady(v *view, s *v1.PodStatus) (ok bool, reason, message string) {
-	switch s.Phase {
-	case v1.PodSucceeded:
-		return false, "PodCompleted", ""
-	case v1.PodFailed:
-		return false, "PodFailed", ""
-	}
-	var unready []string
-	ready := map[string]bool{}
-	for _, c := range s.InitContainerStatuses {
-		ready[c.Name] = c.Ready
-	}
-	for _, c := range s.ContainerStatuses {
-		ready[c.Name] = c.Ready
-	}
-	for _, m := range v.Members {
-		if (m.Role == roleSidecar || m.Role == roleApp) && !ready[m.Spec.Name] {
-			unready = append(unready, m.Spec.Name)
-		}
-	}
-	if len(unready) > 0 {
-		return false, "ContainersNotReady", fmt.Sprintf("containers with unready status: %s", unready)
-	}
-	return true, "", ""
-}
-
-func gatesReady(pod *v1.Pod, s *v1.PodStatus) (reason, message string) {
-	var unready []string
-	for _, g := range pod.Spec.ReadinessGates {
-		c, has := findCondition(s, g.ConditionType)
-		switch {
-		case !has:
-			unready = append(unready, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", g.ConditionType))
-		case c.Status != v1.ConditionTrue:
-			unready = append(unready, fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but %v", g.ConditionType, c.Status))
-		}
-	}
-	if len(unready) == 0 {
-		return "", ""
-	}
-	return "ReadinessGatesNotReady", strings.Join(unready, ", ")
 }
 
 // sameStatus compares what the API would store: times to the second.

@@ -82,6 +82,8 @@ func before(s v1.ContainerState, id string) func(*view, *member) {
 	return func(_ *view, m *member) { m.Old = &v1.ContainerStatus{Name: m.Spec.Name, ContainerID: id, State: s} }
 }
 
+func turnedAway(v *view) { v.Verdict.Rejected = true }
+
 func judged(reason string) option {
 	return func(v *view) { v.Verdict = &verdict{Reason: reason, Message: "because"} }
 }
@@ -94,7 +96,7 @@ func TestStatus(t *testing.T) {
 		want string
 	}{
 		{"fresh", given(fresh, app("a")),
-			"Pending PodReadyToStartContainers=False Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\na ContainerCreating"},
+			"Pending PodReadyToStartContainers=False(PodSandboxNotReady) Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\na ContainerCreating"},
 		{"fresh with init", given(initial("i"), app("a")),
 			"Pending PodReadyToStartContainers=True Initialized=False(ContainersNotInitialized) ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\ni PodInitializing\na PodInitializing"},
 		{"running", given(app("a", running, isReady)),
@@ -106,11 +108,11 @@ func TestStatus(t *testing.T) {
 		{"after a restart", given(app("a", running, isReady, attempt(1))),
 			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True\na running ready started restarts=1 last=Error:2"},
 		{"out of memory", given(policy(v1.RestartPolicyNever), released, app("a", exited(137), oom)),
-			"Failed PodReadyToStartContainers=False Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na OOMKilled:137"},
+			"Failed PodReadyToStartContainers=False(PodSandboxNotReady) Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na OOMKilled:137"},
 		{"command not found", given(policy(v1.RestartPolicyNever), app("a", exited(128), neverRan)),
 			"Failed PodReadyToStartContainers=True Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na StartError:128"},
 		{"completed", given(policy(v1.RestartPolicyNever), released, app("a", exited(0))),
-			"Succeeded PodReadyToStartContainers=False Initialized=True(PodCompleted) ContainersReady=False(PodCompleted) Ready=False(PodCompleted)\na Completed:0"},
+			"Succeeded PodReadyToStartContainers=False(PodSandboxNotReady) Initialized=True(PodCompleted) ContainersReady=False(PodCompleted) Ready=False(PodCompleted)\na Completed:0"},
 		{"one ended, one runs, with Never", given(policy(v1.RestartPolicyNever), app("a", exited(0)), app("b", running, isReady)),
 			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\na Completed:0\nb running ready started"},
 		{"init failed for good", given(policy(v1.RestartPolicyNever), initial("i", exited(1)), app("a")),
@@ -119,8 +121,17 @@ func TestStatus(t *testing.T) {
 			"Pending PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\ni Completed:0 ready\na PodInitializing"},
 		{"an unready sidecar makes the pod unready", given(sidecar("s", running), app("a", running, isReady)),
 			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady)\ns running started\na running ready started"},
-		{"rejected", given(fresh, judged("OutOfcpu"), app("a")),
-			"Failed OutOfcpu PodReadyToStartContainers=False Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na ContainerCreating"},
+		{"rejected", given(fresh, judged("OutOfcpu"), turnedAway, app("a")), "Failed OutOfcpu"},
+		{"evicted before it began", given(fresh, judged("Evicted"), app("a")),
+			"Failed Evicted PodReadyToStartContainers=False(PodSandboxNotReady) Initialized=True ContainersReady=False(PodFailed) Ready=False(PodFailed)\na ContainerStatusUnknown:137"},
+		{"evicted while it was initialized", given(judged("Evicted"), initial("i", exited(143)), initial("j"), app("a")),
+			"Failed Evicted PodReadyToStartContainers=True Initialized=False(ContainersNotInitialized) ContainersReady=False(PodFailed) Ready=False(PodFailed)\ni Error:143\nj PodInitializing\na PodInitializing"},
+		{"evicted between two init containers", given(judged("Evicted"), initial("i"), initial("j", exited(143)), app("a")),
+			"Failed Evicted PodReadyToStartContainers=True Initialized=False(ContainersNotInitialized) ContainersReady=False(PodFailed) Ready=False(PodFailed)\ni ContainerStatusUnknown:137\nj Error:143\na PodInitializing"},
+		{"an init container that the runtime forgot", given(initial("i"), app("a", running, isReady)),
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True\ni Completed:0 ready\na running ready started"},
+		{"all containers are to restart", given(restarting, app("a", exited(7), rules(7, v1.ContainerRestartRuleActionRestartAllContainers))),
+			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=False(ContainersNotReady) Ready=False(ContainersNotReady) AllContainersRestarting=True(RestartAllContainersStarted)\na Error:7"},
 		{"deadline, still stopping", given(judged("DeadlineExceeded"), app("a", running, isReady)),
 			"Running PodReadyToStartContainers=True Initialized=True ContainersReady=True Ready=True\na running ready started"},
 		{"deadline, stopped", given(judged("DeadlineExceeded"), app("a", exited(0))),
@@ -219,6 +230,34 @@ func TestUneventful(t *testing.T) {
 	} {
 		if got := uneventful(&c.status); got != c.want {
 			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func TestStatusOfMounts(t *testing.T) {
+	v := given(app("a", running))
+	v.Members[0].Spec.VolumeMounts = []v1.VolumeMount{
+		{Name: "w", MountPath: "/w"}, {Name: "r", MountPath: "/r", ReadOnly: true},
+		{Name: "rr", MountPath: "/rr", ReadOnly: true, RecursiveReadOnly: ptr.To(v1.RecursiveReadOnlyIfPossible)},
+	}
+	s := computeStatus(v, &v1.PodStatus{}, nil, t0)
+	var got []string
+	for _, m := range s.ContainerStatuses[0].VolumeMounts {
+		got = append(got, fmt.Sprintf("%s %s %v %s", m.Name, m.MountPath, m.ReadOnly, ptr.Deref(m.RecursiveReadOnly, "none")))
+	}
+	if want := "w /w false none, r /r true Disabled, rr /rr true Enabled"; strings.Join(got, ", ") != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
+func TestTerminationMessagesShareTheirRoom(t *testing.T) {
+	long := func(_ *view, m *member) { m.Current.Error = strings.Repeat("ä", 2048) }
+	v := given(policy(v1.RestartPolicyNever), app("a", exited(1), long), app("b", exited(1), long), app("c", exited(1), long), app("d", exited(1), long))
+	v.Members[3].Current.Error = "short"
+	s := computeStatus(v, &v1.PodStatus{}, nil, t0)
+	for i, want := range []int{3072, 3072, 3072, 5} {
+		if got := len(s.ContainerStatuses[i].State.Terminated.Message); got != want {
+			t.Errorf("container %d says %d bytes, want %d", i, got, want)
 		}
 	}
 }
