@@ -95,10 +95,14 @@ func (w *worker) ref() PodRef {
 func (w *worker) prepare(ctx context.Context) {
 	w.view.Sandbox.begin()
 	spec := w.a.sandboxSpec(w.view.Pod, w.ref())
-	ports := hostPorts(w.view.Pod)
+	ports, pod := hostPorts(w.view.Pod), w.view.Pod
 	w.effect(ctx, func(ctx context.Context) func(time.Time) {
-		sandbox, err := w.a.runtime.EnsureSandbox(ctx, spec)
+		var sandbox Sandbox
 		var ips []netip.Addr
+		err := w.a.isolate(ctx, pod, &spec)
+		if err == nil {
+			sandbox, err = w.a.runtime.EnsureSandbox(ctx, spec)
+		}
 		if err == nil && !spec.HostNetwork {
 			ips, err = w.a.network.Setup(ctx, PodNetwork{UID: w.uid, Namespace: spec.Pod.Namespace, Name: spec.Pod.Name, NetNS: sandbox.NetNS, HostPorts: ports})
 			if err == nil && len(ips) == 0 {

@@ -122,6 +122,8 @@ func (f *fakeRuntime) Container(_ context.Context, id string) (Container, error)
 	return Container{}, ErrNoContainer
 }
 
+func (f *fakeRuntime) Handlers() []Handler { return []Handler{{}, {Name: "runc"}} }
+
 // exit makes a container end.
 func (f *fakeRuntime) exit(pod, name string, code int) {
 	f.mu.Lock()

@@ -162,6 +162,7 @@ func (a *Agent) fillStatus(s *v1.NodeStatus, health []condition, now time.Time) 
 	}
 	s.NodeInfo = info
 	s.Images = a.images.forStatus()
+	a.describeHandlers(s)
 	for _, h := range health {
 		c := v1.NodeCondition{Type: h.kind, Status: h.status, Reason: h.reason, Message: h.message,
 			LastHeartbeatTime: seconds(now), LastTransitionTime: seconds(now)}

@@ -54,6 +54,8 @@ type Runtime interface {
 
 	// Stats of one container, read from its cgroup.
 	Stats(ctx context.Context, id string) (Stats, error)
+	// Handlers are the OCI runtimes that pods can choose by their class; the first one, named "", is the default.
+	Handlers() []Handler
 	// Version of the runtime ("containerd://2.4.2"); an error means that it does not answer.
 	Version(ctx context.Context) (string, error)
 }
@@ -96,6 +98,14 @@ type SandboxSpec struct {
 	SharePID     bool   // one PID namespace for all containers, held by an infra process
 	CgroupParent string // of the pod, as the agent's cgroup layout names it
 	Sysctls      map[string]string
+	Handler      string // one of Runtime.Handlers
+}
+
+// Handler is one OCI runtime of this node.
+type Handler struct {
+	Name                    string
+	UserNamespaces          bool
+	RecursiveReadOnlyMounts bool
 }
 
 // Sandbox is an existing sandbox.

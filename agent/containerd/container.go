@@ -152,7 +152,7 @@ func (r *Runtime) launch(ctx context.Context, s *sandbox, c *container, spec typ
 	}
 	err = r.record(ctx, c, spec, s.shim)
 	if stored = err == nil; stored {
-		err = r.createTask(ctx, c, rootfs, s.shim)
+		err = r.createTask(ctx, s, c, rootfs)
 	}
 	if err != nil {
 		if s.tasks == 0 && s.shim != nil {
@@ -201,8 +201,12 @@ func (r *Runtime) prepareRootfs(ctx context.Context, id string, image *imageInfo
 }
 
 // createTask has the shim prepare the container's process; it does not run yet.
-func (r *Runtime) createTask(ctx context.Context, c *container, rootfs []mount.Mount, sh *shim) error {
-	opts, err := typeurl.MarshalAnyToProto(&options.Options{Root: r.layout.RuncRoot()})
+func (r *Runtime) createTask(ctx context.Context, s *sandbox, c *container, rootfs []mount.Mount) error {
+	h, err := r.handler(s.spec.Handler)
+	if err != nil {
+		return err
+	}
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{Root: r.layout.RuncRoot(), BinaryName: h.path})
 	if err != nil {
 		return err
 	}
@@ -210,8 +214,8 @@ func (r *Runtime) createTask(ctx context.Context, c *container, rootfs []mount.M
 		ContainerID: c.info.ID, Options: &anypb.Any{TypeUrl: opts.TypeUrl, Value: opts.Value},
 		Terminal: c.tty,
 	}
-	if sh != nil {
-		request.TaskApiAddress, request.TaskApiVersion = "ttrpc+"+sh.address, shimAPI
+	if s.shim != nil {
+		request.TaskApiAddress, request.TaskApiVersion = "ttrpc+"+s.shim.address, shimAPI
 	}
 	if c.io != nil {
 		request.Stdin, request.Stdout, request.Stderr = c.io.paths.stdin, c.io.paths.stdout, c.io.paths.stderr

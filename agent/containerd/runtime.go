@@ -49,6 +49,9 @@ type Config struct {
 	PullPatience  time.Duration // a pull ends when the registry has sent nothing for so long; default 5 m
 	LogSize       int64         // bytes at which a container's log is rotated; default 10 MiB
 	LogFiles      int           // files kept of one log, the current one included; default 5
+
+	// Handlers are OCI runtimes beside the default one, name to executable; each must take runc's command line.
+	Handlers map[string]string
 }
 
 // Runtime is an agent.Runtime.
@@ -65,6 +68,7 @@ type Runtime struct {
 	cgroups  *cgroup.FS
 	oomMin   int // the lowest oom_score_adj that containers may be given
 	appArmor appArmorKernel
+	handlers []handler
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -121,6 +125,10 @@ func (r *Runtime) load(ctx context.Context) error {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return fmt.Errorf("make the runtime's directories: %w", err)
 		}
+	}
+	var err error
+	if r.handlers, err = findHandlers(ctx, r.cfg.Handlers); err != nil {
+		return err
 	}
 	name, err := r.pickSnapshotter(ctx)
 	if err != nil {

@@ -81,6 +81,9 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 	if uid == "" || uid != filepath.Base(uid) || uid[0] == '.' {
 		return agent.Sandbox{}, fmt.Errorf("pod %s/%s has an impossible UID %q", spec.Pod.Namespace, spec.Pod.Name, uid)
 	}
+	if _, err := r.handler(spec.Handler); err != nil {
+		return agent.Sandbox{}, err
+	}
 	r.mu.Lock()
 	s := r.sandboxes[uid]
 	if s == nil {

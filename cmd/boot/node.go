@@ -46,7 +46,8 @@ type NodeConfig struct {
 	CgroupRoot  string // parent of all pods' cgroups
 	// SeccompDefault: pods that name no seccomp profile get the runtime's.
 	SeccompDefault bool
-	UnsafeSysctls  []string // that pods may set beside the safe ones
+	UnsafeSysctls  []string          // that pods may set beside the safe ones
+	Handlers       map[string]string // OCI runtimes that runtime classes can name, to executable
 	Log            *slog.Logger
 }
 
@@ -232,7 +233,7 @@ func (n *Node) run(ctx context.Context) error {
 		return err
 	}
 	defer d.Release()
-	runtime, err := containerd.Open(ctx, containerd.Config{Address: d.Address(), Shim: d.Shim(), Dir: n.cfg.Dir, Log: n.log})
+	runtime, err := containerd.Open(ctx, containerd.Config{Address: d.Address(), Shim: d.Shim(), Dir: n.cfg.Dir, Log: n.log, Handlers: n.cfg.Handlers})
 	if err != nil {
 		return fmt.Errorf("connect to containerd: %w", err)
 	}
