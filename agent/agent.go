@@ -57,6 +57,9 @@ type Config struct {
 	AllowedUnsafeSysctls []string
 	// Reserved is what pods cannot have of the capacity.
 	Reserved v1.ResourceList
+	// Unenforced: the pods' cgroup is limited to the capacity, not to what is left of it.
+	Unenforced   bool
+	PodPidsLimit int64 // processes and threads of one pod; 0: as many as the node allows
 
 	// Masters are the addresses ("host:port") known at the start; more are learned from the endpoints of the kubernetes
 	// service. OnMasters is told whenever that list changes, to pass it on to the client's transport: first what was
@@ -103,6 +106,7 @@ type Agent struct {
 	saved   map[string]int64   // generation of each pod written down
 	mirrors chan struct{}      // a mirror pod was deleted
 	begun   time.Time
+	crowd   chan struct{} // pods came, went or changed their size
 }
 
 // New prepares an agent; nothing happens before Run.
@@ -121,7 +125,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Log, runtime: cfg.Runtime, network: cfg.Network, client: cfg.Client,
-		workers: map[string]*worker{}, static: map[string]*v1.Pod{}, saved: map[string]int64{}, mirrors: make(chan struct{}, 1), begun: time.Now(),
+		workers: map[string]*worker{}, static: map[string]*v1.Pod{}, saved: map[string]int64{}, mirrors: make(chan struct{}, 1), begun: time.Now(), crowd: make(chan struct{}, 1),
 	}
 	var err error
 	if a.sysctls, err = newSysctlRules(cfg.AllowedUnsafeSysctls); err != nil {
@@ -200,7 +204,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("watching pods: %w", err)
 	}
 	for _, run := range []func(context.Context){
-		a.lister.run, a.watchExits, a.runNode, a.runLease, a.runStatic, a.runTunnels, a.images.run,
+		a.lister.run, a.watchExits, a.runCgroups, a.runNode, a.runLease, a.runStatic, a.runTunnels, a.images.run,
 		a.pods.RunWithContext, a.node.RunWithContext,
 		func(ctx context.Context) { a.settle(ctx, reg) },
 	} {

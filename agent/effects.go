@@ -223,6 +223,8 @@ func (w *worker) release(ctx context.Context) {
 		err := errors.Join(w.a.network.Teardown(ctx, w.uid), w.a.volumes.Unmount(w.uid))
 		return func(now time.Time) {
 			w.view.Release.end(err, now, time.Second, time.Minute)
+			w.show()
+			w.a.crowdChanged()
 			if err != nil && ctx.Err() == nil {
 				w.log.Warn("giving back network and volumes", "err", err)
 			}

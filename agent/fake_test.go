@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"mgr/agent/cgroup"
 	"mgr/agent/registry"
 )
 
@@ -25,6 +27,9 @@ type fakeRuntime struct {
 	images     map[string]Image
 	exits      chan string
 	number     int
+	cgroups    map[string]cgroup.Limits // of pods and above
+	limits     map[string]cgroup.Limits // of containers, by id, since they were started
+	usage      map[string]cgroup.Usage
 	stops      []string // "name grace"
 	calls      []string
 
@@ -39,6 +44,7 @@ func newFakeRuntime() *fakeRuntime {
 	return &fakeRuntime{
 		sandboxes: map[string]Sandbox{}, containers: map[string]*Container{}, specs: map[string]ContainerSpec{},
 		images: map[string]Image{"demo:1": {ID: "sha256:demo", Names: []string{"demo:1"}}}, exits: make(chan string, 100),
+		cgroups: map[string]cgroup.Limits{}, limits: map[string]cgroup.Limits{}, usage: map[string]cgroup.Usage{},
 	}
 }
 
@@ -51,6 +57,7 @@ func (f *fakeRuntime) EnsureSandbox(_ context.Context, s SandboxSpec) (Sandbox, 
 	f.calls = append(f.calls, "sandbox "+s.Pod.Name)
 	sb, ok := f.sandboxes[s.Pod.UID]
 	if !ok {
+		f.cgroups[s.CgroupParent] = s.Limits
 		sb = Sandbox{Pod: s.Pod, NetNS: "/run/netns/" + s.Pod.UID, Created: time.Now()}
 		f.sandboxes[s.Pod.UID] = sb
 		sb.Fresh = true
@@ -68,6 +75,32 @@ func (f *fakeRuntime) RemoveSandbox(_ context.Context, uid string) error {
 		}
 	}
 	return nil
+}
+
+func (f *fakeRuntime) SetCgroup(_ context.Context, name string, l cgroup.Limits) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cgroups[name] = f.cgroups[name].Merge(l)
+	return f.down
+}
+
+func (f *fakeRuntime) Cgroup(_ context.Context, name string) (CgroupState, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.cgroups[name]
+	return CgroupState{Usage: f.usage[name], MemoryLimit: cmp.Or(l.Memory, cgroup.None), CPUQuota: cmp.Or(l.CPUQuota, cgroup.None)}, f.down
+}
+
+func (f *fakeRuntime) UpdateContainer(_ context.Context, id string, l cgroup.Limits) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.containers[id]
+	if c == nil {
+		return ErrNoContainer
+	}
+	f.calls = append(f.calls, fmt.Sprintf("update %s %+v", c.Name, l))
+	f.limits[id] = f.limits[id].Merge(l)
+	return f.down
 }
 
 func (f *fakeRuntime) Sandboxes(context.Context) ([]Sandbox, error) {

@@ -54,22 +54,3 @@ func TestHostname(t *testing.T) {
 		}
 	}
 }
-
-func TestLimits(t *testing.T) {
-	for _, c := range []struct {
-		requests, limits string
-		shares           uint64
-		quota, memory    int64
-	}{
-		{"", "", 2, 0, 0},
-		{"cpu=250m", "", 256, 0, 0},
-		{"", "cpu=1500m,memory=1Ki", 1536, 150_000, 1024},
-		{"cpu=1m", "cpu=1m", 2, 1000, 0},
-	} {
-		var s ContainerSpec
-		limits(&s, &v1.Container{Resources: v1.ResourceRequirements{Requests: quantities(c.requests), Limits: quantities(c.limits)}})
-		if s.CPUShares != c.shares || s.CPUQuota != c.quota || s.MemoryLimit != c.memory {
-			t.Errorf("%q %q: %+v", c.requests, c.limits, s)
-		}
-	}
-}

@@ -60,6 +60,7 @@ func (a *Agent) ensure(ctx context.Context, pod *v1.Pod) {
 	a.workers[uid] = w
 	if reject == nil {
 		a.objects.Hold(uid, a.holds(pod))
+		a.crowdChanged()
 	}
 	a.wg.Go(func() {
 		w.run(ctx)

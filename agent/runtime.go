@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"mgr/agent/cgroup"
 	"mgr/agent/registry"
 )
 
@@ -19,11 +20,17 @@ type Runtime interface {
 	EnsureSandbox(ctx context.Context, s SandboxSpec) (Sandbox, error)
 	// RemoveSandbox removes the pod's remaining containers, namespaces, mounts and cgroup.
 	RemoveSandbox(ctx context.Context, podUID string) error
+	// SetCgroup makes a cgroup above the containers (of the node, a class or a pod) if it is not there, and limits it.
+	SetCgroup(ctx context.Context, name string, l cgroup.Limits) error
+	// Cgroup says what a cgroup uses and how it is limited.
+	Cgroup(ctx context.Context, name string) (CgroupState, error)
 	Sandboxes(ctx context.Context) ([]Sandbox, error)
 
 	// CreateContainer prepares rootfs, OCI spec, log file and task, without starting it.
 	CreateContainer(ctx context.Context, c ContainerSpec) (id string, err error)
 	StartContainer(ctx context.Context, id string) error
+	// UpdateContainer changes the limits of a container that runs.
+	UpdateContainer(ctx context.Context, id string, l cgroup.Limits) error
 	// StopContainer sends the stop signal, waits up to grace and kills; it returns when the container has exited.
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
@@ -58,6 +65,13 @@ type Runtime interface {
 	Handlers() []Handler
 	// Version of the runtime ("containerd://2.4.2"); an error means that it does not answer.
 	Version(ctx context.Context) (string, error)
+}
+
+// CgroupState is what a cgroup uses and how it is limited; cgroup.None is no limit.
+type CgroupState struct {
+	cgroup.Usage
+	MemoryLimit int64 // bytes
+	CPUQuota    int64 // µs each period
 }
 
 // Network is the port to the pod network; package netproxy implements it.
@@ -97,6 +111,7 @@ type SandboxSpec struct {
 	HostPID      bool
 	SharePID     bool   // one PID namespace for all containers, held by an infra process
 	CgroupParent string // of the pod, as the agent's cgroup layout names it
+	Limits       cgroup.Limits
 	Sysctls      map[string]string
 	Handler      string // one of Runtime.Handlers
 }
@@ -152,7 +167,9 @@ type ContainerSpec struct {
 	CPUShares   uint64
 	CPUQuota    int64 // µs per CPUPeriod; 0 = none
 	CPUPeriod   uint64
-	MemoryLimit int64 // bytes; 0 = none
+	MemoryLimit int64             // bytes, swap included; 0 = none
+	HugePages   map[string]int64  // bytes by page size ("2MB")
+	Unified     map[string]string // files of cgroup v2
 	PidsLimit   int64
 	OOMScoreAdj int
 }

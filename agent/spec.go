@@ -14,6 +14,7 @@ import (
 	"k8s.io/component-helpers/node/util/sysctl"
 	"k8s.io/utils/ptr"
 
+	"mgr/agent/cgroup"
 	"mgr/agent/env"
 )
 
@@ -29,7 +30,7 @@ func (a *Agent) sandboxSpec(pod *v1.Pod, ref PodRef) SandboxSpec {
 		Pod: ref, Hostname: a.hostname(pod),
 		HostNetwork: pod.Spec.HostNetwork, HostIPC: pod.Spec.HostIPC, HostPID: pod.Spec.HostPID,
 		SharePID:     ptr.Deref(pod.Spec.ShareProcessNamespace, false),
-		CgroupParent: a.cgroup(pod, ref.UID),
+		CgroupParent: a.podCgroup(pod, ref.UID), Limits: a.podLimits(pod),
 	}
 	if sc := pod.Spec.SecurityContext; sc != nil && len(sc.Sysctls) > 0 {
 		s.Sysctls = map[string]string{}
@@ -38,18 +39,6 @@ func (a *Agent) sandboxSpec(pod *v1.Pod, ref PodRef) SandboxSpec {
 		}
 	}
 	return s
-}
-
-// cgroup is the pod's place: <root>/pod<uid> for guaranteed pods, one level down by class for the others.
-func (a *Agent) cgroup(pod *v1.Pod, uid string) string {
-	class := ""
-	switch qosClass(pod) {
-	case v1.PodQOSBurstable:
-		class = "burstable"
-	case v1.PodQOSBestEffort:
-		class = "besteffort"
-	}
-	return filepath.Join("/", a.cfg.CgroupRoot, class, "pod"+uid)
 }
 
 // containerSpec resolves everything the runtime needs for one instance.
@@ -79,25 +68,16 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 	if err := os.MkdirAll(filepath.Dir(s.LogPath), 0o755); err != nil {
 		return s, fmt.Errorf("making the log directory: %w", err)
 	}
-	limits(&s, c)
+	limit(&s, containerLimits(j.pod, c))
 	if err := a.security(&s, j.pod, c); err != nil {
 		return s, err
 	}
 	return s, j.checkUser(ctx, &s)
 }
 
-// limits translates resources to what the kernel counts in.
-func limits(s *ContainerSpec, c *v1.Container) {
-	cpu, limit := c.Resources.Requests.Cpu(), c.Resources.Limits.Cpu()
-	if cpu.IsZero() {
-		cpu = limit
-	}
-	s.CPUShares = uint64(max(cpu.MilliValue()*1024/1000, 2))
-	if !limit.IsZero() {
-		s.CPUPeriod = 100_000
-		s.CPUQuota = max(limit.MilliValue()*100_000/1000, 1000)
-	}
-	s.MemoryLimit = c.Resources.Limits.Memory().Value()
+// limit gives the container its share of the node.
+func limit(s *ContainerSpec, l cgroup.Limits) {
+	s.CPUShares, s.CPUQuota, s.CPUPeriod, s.MemoryLimit, s.HugePages, s.Unified = l.CPUShares, l.CPUQuota, l.CPUPeriod, l.Memory, l.HugePages, l.Unified
 }
 
 func (a *Agent) environment(ctx context.Context, j *startJob) (*env.Variables, error) {

@@ -179,28 +179,6 @@ func TestStatusKeepsWhatOthersOwn(t *testing.T) {
 	}
 }
 
-func TestQOS(t *testing.T) {
-	for _, c := range []struct {
-		requests, limits string
-		want             v1.PodQOSClass
-		oom              int
-	}{
-		{"", "", v1.PodQOSBestEffort, 1000},
-		{"cpu=1,memory=1Gi", "cpu=1,memory=1Gi", v1.PodQOSGuaranteed, -997},
-		{"", "cpu=1,memory=1Gi", v1.PodQOSGuaranteed, -997},
-		{"memory=1Gi", "", v1.PodQOSBurstable, 750},
-		{"cpu=1", "cpu=2", v1.PodQOSBurstable, 999},
-	} {
-		pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Resources: v1.ResourceRequirements{Requests: quantities(c.requests), Limits: quantities(c.limits)}}}}}
-		if got := qosClass(pod); got != c.want {
-			t.Errorf("%q %q: %s, want %s", c.requests, c.limits, got, c.want)
-		}
-		if got := oomScoreAdj(pod, &pod.Spec.Containers[0], 4<<30); got != c.oom {
-			t.Errorf("%q %q: oom_score_adj %d, want %d", c.requests, c.limits, got, c.oom)
-		}
-	}
-}
-
 func quantities(s string) v1.ResourceList {
 	list := v1.ResourceList{}
 	for part := range strings.SplitSeq(s, ",") {

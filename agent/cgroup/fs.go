@@ -143,3 +143,22 @@ func write(path, value string) error {
 	}
 	return nil
 }
+
+// Counts says whether the kernel counts what the controller is for.
+func (f *FS) Counts(controller string) bool {
+	if f.unified {
+		have, err := f.Read("", "", "cgroup.controllers")
+		return err == nil && strings.Contains(" "+have+" ", " "+controller+" ")
+	}
+	_, err := os.Stat(filepath.Join(f.root, controller, "cgroup.procs"))
+	return err == nil
+}
+
+// CountsSwap says whether swap is counted with memory, so that a limit can be set for both together.
+func (f *FS) CountsSwap() bool {
+	if f.unified {
+		return f.Counts("memory")
+	}
+	_, err := os.Stat(filepath.Join(f.root, "memory", "memory.memsw.limit_in_bytes"))
+	return err == nil
+}

@@ -95,10 +95,13 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 	s.setup.Lock()
 	defer s.setup.Unlock()
 	if !s.created.IsZero() && s.alive() {
+		if err := r.SetCgroup(ctx, s.spec.CgroupParent, spec.Limits); err != nil {
+			return agent.Sandbox{}, err
+		}
 		return s.face(), r.ensureInfra(ctx, s)
 	}
 	s.spec, s.created = spec, time.Now()
-	err := r.noteCgroup(spec.CgroupParent)
+	err := r.noteCgroup(filepath.Dir(filepath.Join("/", cmpOr(spec.CgroupParent, Namespace+"/pod"))))
 	if err == nil {
 		err = s.make()
 	}
@@ -124,8 +127,13 @@ func (s *sandbox) make() error {
 	if err := writeFile(s.path("sandbox.json"), text); err != nil {
 		return err
 	}
-	if err := s.cgroups.Make(s.spec.CgroupParent); err != nil {
-		return err
+	if s.spec.CgroupParent != "" {
+		if err := s.cgroups.Make(s.spec.CgroupParent); err != nil {
+			return err
+		}
+		if err := s.cgroups.Set(s.spec.CgroupParent, s.spec.Limits); err != nil {
+			return err
+		}
 	}
 	if pins := s.pins(); len(pins) > 0 {
 		if err := pinNamespaces(s.dir, pins, s.spec.Hostname, s.spec.Sysctls); err != nil {
@@ -266,9 +274,8 @@ func readSandbox(cgroups *cgroup.FS, dir string) (*sandbox, error) {
 	return s, err
 }
 
-// noteCgroup records, once, where a pod's cgroup is made.
-func (r *Runtime) noteCgroup(name string) error {
-	parent := filepath.Dir(filepath.Join("/", cmpOr(name, Namespace+"/pod")))
+// noteCgroup records, once, a cgroup in which pods' cgroups are made.
+func (r *Runtime) noteCgroup(parent string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.noted[parent] {

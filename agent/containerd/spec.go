@@ -259,9 +259,20 @@ func (b *specBuilder) resources(c *container) {
 	}
 	if b.spec.MemoryLimit > 0 {
 		res.Memory = &specs.LinuxMemory{Limit: &b.spec.MemoryLimit}
+		if b.r.cgroups.CountsSwap() {
+			res.Memory.Swap = &b.spec.MemoryLimit // memory and swap together
+		}
 	}
 	if b.spec.PidsLimit > 0 {
 		res.Pids = &specs.LinuxPids{Limit: &b.spec.PidsLimit}
+	}
+	for size, bytes := range b.spec.HugePages {
+		if b.r.cgroups.Counts("hugetlb") {
+			res.HugepageLimits = append(res.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: size, Limit: uint64(bytes)})
+		}
+	}
+	if b.r.cgroups.Unified() {
+		res.Unified = b.spec.Unified
 	}
 }
 
