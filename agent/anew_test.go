@@ -8,6 +8,7 @@ import (
 )
 
 func TestAllContainersRestart(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.create(testPod("web", func(p *v1.Pod) {
 		p.Spec.RestartPolicy = v1.RestartPolicyNever
@@ -49,6 +50,7 @@ func TestAllContainersRestart(t *testing.T) {
 }
 
 func TestLostSandboxInitializesAgain(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.create(testPod("web", func(p *v1.Pod) { p.Spec.InitContainers = []v1.Container{{Name: "setup", Image: "demo:1"}} }))
 	r.until("setup runs", func() bool { c, _, ok := r.runtime.last("web", "setup"); return ok && c.State == ContainerRunning })

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -163,7 +162,11 @@ func (a *Agent) bury(ctx context.Context, uid string, c Container) error {
 }
 
 func (j *startJob) postStart(ctx context.Context) error {
-	if err := j.w.hook(ctx, j.pod, j.spec, j.id, j.ips, j.spec.Lifecycle.PostStart); err != nil {
+	ips := j.ips
+	if j.pod.Spec.HostNetwork {
+		ips = j.w.a.cfg.NodeIPs
+	}
+	if err := j.w.hook(ctx, j.pod, j.spec, j.id, ips, j.spec.Lifecycle.PostStart); err != nil {
 		j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
 		return fmt.Errorf("postStart hook: %w", err)
 	}
@@ -244,15 +247,7 @@ func (w *worker) hook(ctx context.Context, pod *v1.Pod, spec *v1.Container, id s
 		}
 		return err
 	case h.HTTPGet != nil:
-		r, err := probe.Request(ctx, h.HTTPGet, w.target(spec, id, ips))
-		if err != nil {
-			return err
-		}
-		resp, err := hookClient.Do(r)
-		if err != nil {
-			return err
-		}
-		return resp.Body.Close()
+		return w.hookHTTP(ctx, pod, h.HTTPGet, w.target(spec, id, ips))
 	case h.Sleep != nil:
 		select {
 		case <-time.After(time.Duration(h.Sleep.Seconds) * time.Second):
@@ -264,7 +259,28 @@ func (w *worker) hook(ctx context.Context, pod *v1.Pod, spec *v1.Container, id s
 	return fmt.Errorf("invalid handler: %v", h)
 }
 
-var hookClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+// hookHTTP asks a container once; any answer will do. One that says https and speaks http is asked again in its own language.
+func (w *worker) hookHTTP(ctx context.Context, pod *v1.Pod, get *v1.HTTPGetAction, to probe.Target) error {
+	r, err := probe.Request(ctx, get, to, "lifecycle")
+	if err != nil {
+		return err
+	}
+	client := probe.Client()
+	resp, err := client.Do(r)
+	if err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		r = r.Clone(ctx)
+		r.URL.Scheme = "http"
+		r.Header.Del("Authorization")
+		if resp, err = client.Do(r); err == nil {
+			w.refEvent(pod, "", v1.EventTypeWarning, "LifecycleHTTPFallback",
+				"request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", r.URL.Host)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
 
 // execCombined runs a command in a container and returns the head of its output, both streams mixed.
 func (a *Agent) execCombined(ctx context.Context, id string, command []string) (string, int, error) {

@@ -13,64 +13,61 @@ import (
 // probing is what is being checked of one instance of a container.
 type probing struct {
 	id     string
+	ending bool // readiness only
 	cancel context.CancelFunc
-	kinds  map[probe.Kind]bool
 }
 
 // syncProbes runs the probes that the running containers need now: the startup probe alone until it has passed, then
 // liveness and readiness; of a pod that ends, readiness only.
 func (w *worker) syncProbes(ctx context.Context) {
-	v := &w.view
-	for _, m := range v.Members {
+	ending := w.view.ending()
+	for _, m := range w.view.Members {
 		p := w.probes[m.Spec.Name]
-		if p != nil && (!m.running() || p.id != m.Current.ID) {
+		if p != nil && (!m.running() || p.id != m.Current.ID || p.ending != ending) {
 			p.cancel()
 			delete(w.probes, m.Spec.Name)
 			p = nil
 		}
 		// An agent that adopts running containers learns their addresses a moment later.
-		if !m.running() || !m.Hooked || len(w.probedAt()) == 0 {
+		if p != nil || !m.running() || !m.Hooked || len(w.probedAt()) == 0 {
 			continue
 		}
-		if p == nil {
-			p = &probing{id: m.Current.ID, kinds: map[probe.Kind]bool{}, cancel: func() {}}
-			if m.Spec.StartupProbe == nil && m.Spec.LivenessProbe == nil && m.Spec.ReadinessProbe == nil {
-				w.probes[m.Spec.Name] = p
-				continue
-			}
-		}
-		if w.probes[m.Spec.Name] == nil {
-			w.startProbing(ctx, m, p)
-		}
+		w.startProbing(ctx, m, ending)
 	}
 }
 
 // startProbing starts one goroutine that goes through the startup probe and then runs the others.
-func (w *worker) startProbing(ctx context.Context, m *member, p *probing) {
-	ctx, p.cancel = context.WithCancel(ctx)
-	w.probes[m.Spec.Name] = p
-	spec, pod, current := m.Spec, w.view.Pod, *m.Current
+func (w *worker) startProbing(ctx context.Context, m *member, ending bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	spec, pod, current, started := m.Spec, w.view.Pod, *m.Current, m.Started
+	w.probes[m.Spec.Name] = &probing{id: current.ID, ending: ending, cancel: cancel}
+	startup, liveness, readiness := spec.StartupProbe, spec.LivenessProbe, spec.ReadinessProbe
+	if ending {
+		startup, liveness = nil, nil
+	}
+	if startup == nil && liveness == nil && readiness == nil || ending && !started {
+		return
+	}
 	target := w.target(spec, current.ID, w.probedAt())
 	loop := func(kind probe.Kind, p *v1.Probe) *probe.Loop {
 		return &probe.Loop{
 			Kind: kind, Probe: p, Target: target, Started: current.Started,
-			Report:    func(ok bool) { w.post(func(now time.Time) { w.probed(m, current.ID, kind, p, ok, now) }) },
-			Unhealthy: func(message string) { w.refEvent(pod, spec.Name, v1.EventTypeWarning, "Unhealthy", "%s", message) },
+			Report: func(ok bool) { w.post(func(now time.Time) { w.probed(m, current.ID, kind, p, ok, now) }) },
+			Event:  func(reason, message string) { w.refEvent(pod, spec.Name, v1.EventTypeWarning, reason, "%s", message) },
 		}
 	}
-	started := m.Started
 	w.wg.Go(func() {
-		if spec.StartupProbe != nil && !started {
-			loop(probe.Startup, spec.StartupProbe).Run(ctx)
+		if startup != nil && !started {
+			loop(probe.Startup, startup).Run(ctx)
 			if ctx.Err() != nil {
 				return
 			}
 		}
-		if spec.LivenessProbe != nil {
-			w.wg.Go(func() { loop(probe.Liveness, spec.LivenessProbe).Run(ctx) })
+		if liveness != nil {
+			w.wg.Go(func() { loop(probe.Liveness, liveness).Run(ctx) })
 		}
-		if spec.ReadinessProbe != nil {
-			loop(probe.Readiness, spec.ReadinessProbe).Run(ctx)
+		if readiness != nil {
+			loop(probe.Readiness, readiness).Run(ctx)
 		}
 	})
 }

@@ -32,14 +32,16 @@ type Loop struct {
 	// Report is called when the result changes and has passed its threshold. A readiness loop begins as failed, the others
 	// as passed or, for startup, unknown. After a passed startup probe or a failed liveness or startup probe, Run returns.
 	Report func(ok bool)
-	// Unhealthy is told of every single failure of a regular check after the container's first second, in the words of kubelet's
-	// events.
-	Unhealthy func(message string)
+	// Event is told of every single failure of a regular check after the container's first second ("Unhealthy"), and of
+	// warnings ("ProbeWarning"), in the words of kubelet's events.
+	Event func(reason, message string)
 }
 
 // Run blocks until ctx is done or there is nothing more to find out.
 func (l *Loop) Run(ctx context.Context) {
-	first := time.NewTimer(time.Until(l.Started.Add(time.Duration(l.Probe.InitialDelaySeconds) * time.Second)))
+	delay := time.Duration(l.Probe.InitialDelaySeconds) * time.Second
+	// The start of a container that was adopted is read from the clock on the wall, which may have jumped since.
+	first := time.NewTimer(min(time.Until(l.Started.Add(delay)), delay))
 	defer first.Stop()
 	select {
 	case <-ctx.Done():
@@ -102,29 +104,28 @@ func (l *Loop) settled(ok bool) bool {
 	return !ok
 }
 
-// once checks. Failures of extra checks, and those of a program that has hardly started, are nobody's news.
+// once checks. Failures of extra checks, and those of a program that has hardly started, are nobody's news. A check that could not
+// be made says nothing of the container.
 func (l *Loop) once(ctx context.Context, extra bool) (ok, known bool) {
-	unhealthy := l.Unhealthy
-	if extra || time.Since(l.Started) < settling {
-		unhealthy = func(string) {}
-	}
+	var result Result
 	var message string
 	var err error
 	for range tries {
-		if ok, message, err = Check(ctx, l.Probe, l.Target); err == nil || ctx.Err() != nil {
+		if result, message, err = Check(ctx, l.Probe, l.Target); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
+	quiet := ctx.Err() != nil || extra || time.Since(l.Started) < settling
 	switch {
-	case ctx.Err() != nil:
+	case quiet:
 	case err != nil:
-		unhealthy(fmt.Sprintf("%s probe errored and resulted in unknown state: %v", l.Kind, err))
-		// What cannot be checked has failed: a command that does not exist never gets better by itself.
-		return false, true
-	case !ok:
-		unhealthy(fmt.Sprintf("%s probe failed: %s", l.Kind, message))
+		l.Event("Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %v", l.Kind, err))
+	case result == Failure:
+		l.Event("Unhealthy", fmt.Sprintf("%s probe failed: %s", l.Kind, message))
+	case result == Warning:
+		l.Event("ProbeWarning", fmt.Sprintf("%s probe warning: %s", l.Kind, message))
 	}
-	return ok, err == nil
+	return err == nil && result != Failure, err == nil
 }
 
 // counter counts equal results in a row.

@@ -23,10 +23,12 @@ import (
 	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"mgr/agent/env"
 )
 
 const (
-	userAgent = "kube-probe/1.37"
+	version = "1.37" // of Kubernetes, as the user agent says
 	// maxOutput is how much of a response or a command's output is kept for the event.
 	maxOutput = 10 << 10
 	tries     = 3 // when the check itself cannot be made
@@ -40,8 +42,25 @@ type Target struct {
 	Exec func(ctx context.Context, command []string) (output string, exitCode int, err error)
 }
 
-// Check runs p once. ok is the verdict and message says why; an error means that there is no verdict.
-func Check(ctx context.Context, p *v1.Probe, t Target) (ok bool, message string, err error) {
+// Result of one check.
+type Result int
+
+const (
+	Failure Result = iota
+	Success
+	// Warning is a success that deserves a word: a redirect to another host, which was not followed.
+	Warning
+)
+
+func verdict(ok bool) Result {
+	if ok {
+		return Success
+	}
+	return Failure
+}
+
+// Check runs p once. The message says why the result is what it is; an error means that there is no result.
+func Check(ctx context.Context, p *v1.Probe, t Target) (r Result, message string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout(p))
 	defer cancel()
 	switch {
@@ -54,28 +73,41 @@ func Check(ctx context.Context, p *v1.Probe, t Target) (ok bool, message string,
 	case p.GRPC != nil:
 		return checkGRPC(ctx, p, t)
 	}
-	return false, "", fmt.Errorf("missing probe handler for container %s", t.Container.Name)
+	return Failure, "", fmt.Errorf("missing probe handler for container %s", t.Container.Name)
 }
 
 func timeout(p *v1.Probe) time.Duration {
 	return time.Duration(max(p.TimeoutSeconds, 1)) * time.Second
 }
 
-func checkExec(ctx context.Context, p *v1.Probe, t Target) (bool, string, error) {
-	out, code, err := t.Exec(ctx, p.Exec.Command)
+func checkExec(ctx context.Context, p *v1.Probe, t Target) (Result, string, error) {
+	command := env.ExpandAll(p.Exec.Command, plain(t.Container))
+	out, code, err := t.Exec(ctx, command)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return false, fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(p.Exec.Command, " "), timeout(p)), nil
+		return Failure, fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(command, " "), timeout(p)), nil
 	case err != nil:
-		return false, "", err
+		return Failure, "", err
 	}
-	return code == 0, clip(out), nil
+	return verdict(code == 0), clip(out), nil
+}
+
+// plain looks up those of the container's variables that are written in its specification; a probe's command sees no others.
+func plain(c *v1.Container) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		for i := len(c.Env) - 1; i >= 0; i-- {
+			if c.Env[i].Name == name && c.Env[i].ValueFrom == nil {
+				return c.Env[i].Value, true
+			}
+		}
+		return "", false
+	}
 }
 
 func clip(s string) string { return s[:min(len(s), maxOutput)] }
 
-// Request makes the HTTP request that an HTTPGetAction describes; lifecycle hooks use it too.
-func Request(ctx context.Context, a *v1.HTTPGetAction, t Target) (*http.Request, error) {
+// Request makes the HTTP request that an HTTPGetAction describes, on behalf of a "probe" or of a "lifecycle" hook.
+func Request(ctx context.Context, a *v1.HTTPGetAction, t Target, purpose string) (*http.Request, error) {
 	port, err := portOf(a.Port, t.Container)
 	if err != nil {
 		return nil, err
@@ -92,55 +124,58 @@ func Request(ctx context.Context, a *v1.HTTPGetAction, t Target) (*http.Request,
 	if u.Scheme == "" {
 		u.Scheme = "http"
 	}
-	if !strings.HasPrefix(u.Path, "/") {
-		u.Path = "/" + u.Path
-	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	r.Header = http.Header{"User-Agent": {userAgent}, "Accept": {"*/*"}, "Connection": {"close"}}
 	for _, h := range a.HTTPHeaders {
-		switch {
-		case strings.EqualFold(h.Name, "Host"):
-			r.Host = h.Value
-		case h.Value == "" && (strings.EqualFold(h.Name, "User-Agent") || strings.EqualFold(h.Name, "Accept")):
-			r.Header.Del(h.Name)
-		case r.Header.Get(h.Name) == userAgent || r.Header.Get(h.Name) == "*/*":
-			r.Header.Set(h.Name, h.Value)
-		default:
-			r.Header.Add(h.Name, h.Value)
-		}
+		r.Header.Add(h.Name, h.Value)
+	}
+	r.Host = r.Header.Get("Host")
+	// An empty value of these two asks for none; of the user agent the client itself knows that.
+	if _, given := r.Header["User-Agent"]; !given {
+		r.Header.Set("User-Agent", "kube-"+purpose+"/"+version)
+	}
+	if _, given := r.Header["Accept"]; !given {
+		r.Header.Set("Accept", "*/*")
+	} else if r.Header.Get("Accept") == "" {
+		r.Header.Del("Accept")
 	}
 	return r, nil
 }
 
-func checkHTTP(ctx context.Context, a *v1.HTTPGetAction, t Target) (bool, string, error) {
-	r, err := Request(ctx, a, t)
-	if err != nil {
-		return false, "", err
-	}
-	client := http.Client{
+// Client is one for a single request to a container: it asks whether something answers, not who it is, uses no proxy, and follows
+// redirects only on the container's own host.
+func Client() *http.Client {
+	return &http.Client{
 		Transport: &http.Transport{
-			// A probe asks whether something answers, not who it is.
 			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 			DisableKeepAlives: true, DisableCompression: true, Proxy: nil,
 		},
 		CheckRedirect: sameHost,
 	}
-	resp, err := client.Do(r)
+}
+
+func checkHTTP(ctx context.Context, a *v1.HTTPGetAction, t Target) (Result, string, error) {
+	r, err := Request(ctx, a, t, "probe")
 	if err != nil {
-		return false, err.Error(), nil
+		return Failure, "", err
+	}
+	resp, err := Client().Do(r)
+	if err != nil {
+		return Failure, err.Error(), nil
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxOutput))
-	if err != nil && len(body) == 0 {
-		return false, "", err
+	switch {
+	case err != nil:
+		return Failure, "", err
+	case resp.StatusCode < 200 || resp.StatusCode >= 400:
+		return Failure, fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode), nil
+	case resp.StatusCode >= 300:
+		return Warning, fmt.Sprintf("Probe terminated redirects, Response body: %s", body), nil
 	}
-	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
-		return true, string(body), nil
-	}
-	return false, fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode), nil
+	return Success, string(body), nil
 }
 
 // sameHost follows redirects only on the container's own host; a redirect elsewhere counts as an answer.
@@ -154,10 +189,10 @@ func sameHost(r *http.Request, via []*http.Request) error {
 	return nil
 }
 
-func checkTCP(ctx context.Context, a *v1.TCPSocketAction, t Target) (bool, string, error) {
+func checkTCP(ctx context.Context, a *v1.TCPSocketAction, t Target) (Result, string, error) {
 	port, err := portOf(a.Port, t.Container)
 	if err != nil {
-		return false, "", err
+		return Failure, "", err
 	}
 	host := a.Host
 	if host == "" {
@@ -166,37 +201,37 @@ func checkTCP(ctx context.Context, a *v1.TCPSocketAction, t Target) (bool, strin
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
-		return false, err.Error(), nil
+		return Failure, err.Error(), nil
 	}
 	c.Close()
-	return true, "", nil
+	return Success, "", nil
 }
 
-func checkGRPC(ctx context.Context, p *v1.Probe, t Target) (bool, string, error) {
+func checkGRPC(ctx context.Context, p *v1.Probe, t Target) (Result, string, error) {
 	addr := net.JoinHostPort(t.IP(), strconv.Itoa(int(p.GRPC.Port)))
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithUserAgent(userAgent), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithUserAgent("kube-probe/"+version), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		return false, "", err
+		return Failure, "", err
 	}
 	defer conn.Close()
 	service := ""
 	if p.GRPC.Service != nil {
 		service = *p.GRPC.Service
 	}
-	ctx = metadata.AppendToOutgoingContext(ctx, "user-agent", userAgent)
+	ctx = metadata.AppendToOutgoingContext(ctx, "user-agent", "kube-probe/"+version)
 	resp, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
 	switch status.Code(err) {
 	case codes.OK:
 		if resp.Status == grpc_health_v1.HealthCheckResponse_SERVING {
-			return true, "service healthy", nil
+			return Success, "service healthy", nil
 		}
-		return false, fmt.Sprintf("service unhealthy (responded with %q)", resp.Status), nil
+		return Failure, fmt.Sprintf("service unhealthy (responded with %q)", resp.Status), nil
 	case codes.Unimplemented:
-		return false, fmt.Sprintf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %s", status.Convert(err).Message()), nil
+		return Failure, fmt.Sprintf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %s", status.Convert(err).Message()), nil
 	case codes.DeadlineExceeded:
-		return false, fmt.Sprintf("timeout: failed to connect service %q within %s: %s", addr, timeout(p), status.Convert(err).Message()), nil
+		return Failure, fmt.Sprintf("timeout: failed to connect service %q within %s: %s", addr, timeout(p), status.Convert(err).Message()), nil
 	}
-	return false, fmt.Sprintf("error: health rpc probe failed: %v", err), nil
+	return Failure, fmt.Sprintf("error: health rpc probe failed: %v", err), nil
 }
 
 // portOf resolves a number or the name of one of the container's ports.

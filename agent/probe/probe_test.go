@@ -3,13 +3,13 @@ package probe
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,17 +39,10 @@ func portOfURL(t *testing.T, url string) int32 {
 }
 
 func TestHTTP(t *testing.T) {
-	var mu sync.Mutex
-	var seen *http.Request
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		seen = r
-		mu.Unlock()
 		switch r.URL.Path {
 		case "/bad":
 			w.WriteHeader(500)
-		case "/away":
-			http.Redirect(w, r, "http://elsewhere.invalid/", http.StatusFound)
 		case "/here":
 			http.Redirect(w, r, "/bad", http.StatusFound)
 		case "/slow":
@@ -69,7 +62,6 @@ func TestHTTP(t *testing.T) {
 		{"good", v1.HTTPGetAction{Path: "/", Port: intstr.FromString("web")}, plain.URL, true, ""},
 		{"bad", v1.HTTPGetAction{Path: "/bad", Port: intstr.FromString("web")}, plain.URL, false, "HTTP probe failed with statuscode: 500"},
 		{"TLS without a trusted certificate", v1.HTTPGetAction{Path: "/", Port: intstr.FromString("web"), Scheme: v1.URISchemeHTTPS}, secure.URL, true, ""},
-		{"redirect to another host counts", v1.HTTPGetAction{Path: "/away", Port: intstr.FromString("web")}, plain.URL, true, ""},
 		{"redirect to itself is followed", v1.HTTPGetAction{Path: "/here", Port: intstr.FromString("web")}, plain.URL, false, "HTTP probe failed with statuscode: 500"},
 		{"too slow", v1.HTTPGetAction{Path: "/slow", Port: intstr.FromString("web")}, plain.URL, false, "context deadline exceeded"},
 		{"nobody", v1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(1)}, plain.URL, false, "connection refused"},
@@ -77,18 +69,52 @@ func TestHTTP(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &c.get}, TimeoutSeconds: 1}
 			ok, message, err := Check(t.Context(), p, target(portOfURL(t, c.url)))
-			if err != nil || ok != c.ok || !strings.Contains(message, c.says) {
+			if err != nil || (ok != Failure) != c.ok || !strings.Contains(message, c.says) {
 				t.Errorf("%v %q %v, want %v %q", ok, message, err, c.ok, c.says)
 			}
 		})
 	}
-	p := &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/q?a=b", Port: intstr.FromString("web"),
-		HTTPHeaders: []v1.HTTPHeader{{Name: "Host", Value: "me.example"}, {Name: "X-A", Value: "1"}, {Name: "User-Agent", Value: ""}}}}}
-	if _, _, err := Check(t.Context(), p, target(portOfURL(t, plain.URL))); err != nil {
-		t.Fatal(err)
+}
+
+func TestRedirectsElsewhereAreWarnings(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://elsewhere.invalid/", http.StatusFound)
+	}))
+	defer server.Close()
+	p := &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: intstr.FromString("web")}}}
+	result, message, err := Check(t.Context(), p, target(portOfURL(t, server.URL)))
+	if err != nil || result != Warning || !strings.HasPrefix(message, "Probe terminated redirects, Response body: <a href") {
+		t.Errorf("%v %q %v", result, message, err)
 	}
-	if seen.Host != "me.example" || seen.Header.Get("X-A") != "1" || seen.URL.RawQuery != "a=b" {
-		t.Errorf("request: %+v", seen)
+}
+
+func TestRequest(t *testing.T) {
+	header := func(pairs ...string) (out []v1.HTTPHeader) {
+		for i := 0; i < len(pairs); i += 2 {
+			out = append(out, v1.HTTPHeader{Name: pairs[i], Value: pairs[i+1]})
+		}
+		return out
+	}
+	for _, c := range []struct {
+		get  v1.HTTPGetAction
+		want string
+	}{
+		{v1.HTTPGetAction{Path: "/q?a=b"}, "http://127.0.0.1:80/q?a=b agent=[kube-probe/1.37] accept=[*/*] host= x=[]"},
+		{v1.HTTPGetAction{Path: "health", Scheme: "HTTPS", Host: "example.org"}, "https://example.org:80/health agent=[kube-probe/1.37] accept=[*/*] host= x=[]"},
+		{v1.HTTPGetAction{HTTPHeaders: header("host", "me.example", "X-A", "1", "x-a", "2")}, "http://127.0.0.1:80 agent=[kube-probe/1.37] accept=[*/*] host=me.example x=[1 2]"},
+		{v1.HTTPGetAction{HTTPHeaders: header("User-Agent", "", "Accept", "")}, "http://127.0.0.1:80 agent=[] accept=[] host= x=[]"},
+		{v1.HTTPGetAction{HTTPHeaders: header("user-agent", "me", "accept", "text/html")}, "http://127.0.0.1:80 agent=[me] accept=[text/html] host= x=[]"},
+	} {
+		c.get.Port = intstr.FromInt32(80)
+		r, err := Request(t.Context(), &c.get, target(80), "probe")
+		if err != nil {
+			t.Errorf("%+v: %v", c.get, err)
+			continue
+		}
+		got := fmt.Sprintf("%s agent=%v accept=%v host=%s x=%v", r.URL, r.Header["User-Agent"], r.Header["Accept"], strings.TrimPrefix(r.Host, r.URL.Host), r.Header["X-A"])
+		if got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
 	}
 }
 
@@ -99,11 +125,11 @@ func TestTCP(t *testing.T) {
 	}
 	p := &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromString("web")}}}
 	to := target(int32(l.Addr().(*net.TCPAddr).Port))
-	if ok, m, err := Check(t.Context(), p, to); !ok || err != nil {
+	if ok, m, err := Check(t.Context(), p, to); ok != Success || err != nil {
 		t.Errorf("listening: %v %q %v", ok, m, err)
 	}
 	l.Close()
-	if ok, m, err := Check(t.Context(), p, to); ok || err != nil || !strings.Contains(m, "connection refused") {
+	if ok, m, err := Check(t.Context(), p, to); ok != Failure || err != nil || !strings.Contains(m, "connection refused") {
 		t.Errorf("closed: %v %q %v", ok, m, err)
 	}
 	p.TCPSocket.Port = intstr.FromString("nope")
@@ -113,7 +139,7 @@ func TestTCP(t *testing.T) {
 }
 
 func TestExec(t *testing.T) {
-	p := &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"check", "it"}}}, TimeoutSeconds: 1}
+	p := &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"check", "$(WHAT)"}}}, TimeoutSeconds: 1}
 	for _, c := range []struct {
 		name string
 		exec func(context.Context, []string) (string, int, error)
@@ -127,9 +153,10 @@ func TestExec(t *testing.T) {
 		{"slow", func(ctx context.Context, _ []string) (string, int, error) { <-ctx.Done(); return "", 0, ctx.Err() }, false, `command timed out: "check it" timed out after 1s`, false},
 	} {
 		to := target(1)
+		to.Container.Env = []v1.EnvVar{{Name: "WHAT", Value: "it"}}
 		to.Exec = c.exec
 		ok, message, err := Check(t.Context(), p, to)
-		if ok != c.ok || message != c.says || (err != nil) != c.err {
+		if (ok == Success) != c.ok || message != c.says || (err != nil) != c.err {
 			t.Errorf("%s: %v %q %v", c.name, ok, message, err)
 		}
 	}
@@ -147,15 +174,15 @@ func TestGRPC(t *testing.T) {
 	port := int32(l.Addr().(*net.TCPAddr).Port)
 	p := &v1.Probe{ProbeHandler: v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: port, Service: ptr.To("db")}}}
 	status.SetServingStatus("db", grpc_health_v1.HealthCheckResponse_SERVING)
-	if ok, m, err := Check(t.Context(), p, target(port)); !ok || err != nil {
+	if ok, m, err := Check(t.Context(), p, target(port)); ok != Success || err != nil {
 		t.Errorf("serving: %v %q %v", ok, m, err)
 	}
 	status.SetServingStatus("db", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
-	if ok, m, err := Check(t.Context(), p, target(port)); ok || err != nil || !strings.Contains(m, `service unhealthy (responded with "NOT_SERVING")`) {
+	if ok, m, err := Check(t.Context(), p, target(port)); ok != Failure || err != nil || !strings.Contains(m, `service unhealthy (responded with "NOT_SERVING")`) {
 		t.Errorf("not serving: %v %q %v", ok, m, err)
 	}
 	p.GRPC.Port = 1
-	if ok, m, err := Check(t.Context(), p, target(1)); ok || err != nil || !strings.Contains(m, "within 1s") {
+	if ok, m, err := Check(t.Context(), p, target(1)); ok != Failure || err != nil || !strings.Contains(m, "within 1s") {
 		t.Errorf("nobody: %v %q %v", ok, m, err)
 	}
 }
@@ -188,7 +215,7 @@ func watch(t *testing.T, l *Loop, script string, lasts time.Duration) (reports [
 				reports = append(reports, "-"+at())
 			}
 		}
-		l.Unhealthy = func(m string) { unhealthy = append(unhealthy, m) }
+		l.Event = func(_, m string) { unhealthy = append(unhealthy, m) }
 		ctx, cancel := context.WithTimeout(t.Context(), lasts)
 		defer cancel()
 		l.Run(ctx)
@@ -216,7 +243,8 @@ func TestLoop(t *testing.T) {
 		{"readiness once reached is asked each period", Readiness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 1}, "-+-+", "-0s +50ms -10s +20s"},
 		{"extra checks are no failures", Readiness, v1.Probe{PeriodSeconds: 3, FailureThreshold: 2}, "-", "-3s"},
 		{"liveness fails at the third", Liveness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 3}, "+--+---", "+0s -1m0s end1m0s"},
-		{"liveness counts what cannot be checked", Liveness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 1}, "?", "-0s end0s"},
+		{"liveness does not count what cannot be checked", Liveness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 2}, "-???-", "-20s end20s"},
+		{"readiness stands while it cannot be checked", Readiness, v1.Probe{PeriodSeconds: 10, FailureThreshold: 1}, "+???-", "+0s -20s"},
 		{"startup passes and ends", Startup, v1.Probe{PeriodSeconds: 1, FailureThreshold: 30}, "---+", "+3s end3s"},
 		{"startup gives up", Startup, v1.Probe{PeriodSeconds: 1, FailureThreshold: 3}, "-", "-2s end2s"},
 	} {
@@ -231,8 +259,8 @@ func TestLoop(t *testing.T) {
 
 func TestUnhealthyTexts(t *testing.T) {
 	// The first failure comes when the program has hardly started.
-	_, got := watch(t, &Loop{Kind: Liveness, Probe: &v1.Probe{PeriodSeconds: 1, FailureThreshold: 3}}, "--???", time.Minute)
-	want := []string{"Liveness probe failed: bad", "Liveness probe errored and resulted in unknown state: broken"}
+	_, got := watch(t, &Loop{Kind: Liveness, Probe: &v1.Probe{PeriodSeconds: 1, FailureThreshold: 3}}, "--???", 3500*time.Millisecond)
+	want := []string{"Liveness probe failed: bad", "Liveness probe errored and resulted in unknown state: broken", "Liveness probe errored and resulted in unknown state: broken"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
