@@ -134,7 +134,11 @@ func New(cfg Config) (*Agent, error) {
 	a.appArmor = appArmorEnabled()
 	a.capacity, a.allocatable = resources(&cfg)
 	a.objects = objects.New(cfg.Client, a.refreshVolumes)
-	a.volumes = &volume.Manager{Dir: filepath.Join(cfg.Dir, "pods"), Client: cfg.Client, Objects: a.objects, Facts: func(p *v1.Pod) env.Facts { return a.facts(p, nil) }}
+	a.volumes = &volume.Manager{
+		Dir: filepath.Join(cfg.Dir, "pods"), Client: cfg.Client, Objects: a.objects,
+		Facts:      func(p *v1.Pod) env.Facts { return a.facts(p, nil) },
+		NodeLabels: a.nodeLabels, MountImage: a.mountImage, UnmountImage: a.runtime.UnmountImage,
+	}
 	a.events = record.NewBroadcaster()
 	a.recorder = a.events.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.NodeName})
 	records, err := openRecords(context.Background(), &cfg)

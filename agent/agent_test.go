@@ -75,7 +75,7 @@ func (r *rig) start(change ...func(*Config)) {
 			r.t.Errorf("the agent ended with %v", err)
 		}
 	}
-	r.t.Cleanup(func() { r.stop(); a.volumes.Remove("") })
+	r.t.Cleanup(func() { r.stop(); a.volumes.Remove(context.Background(), "") })
 }
 
 func testPod(name string, change ...func(*v1.Pod)) *v1.Pod {

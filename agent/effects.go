@@ -220,7 +220,7 @@ func (w *worker) release(ctx context.Context) {
 	w.view.Release.begin()
 	w.a.objects.Hold(w.uid, nil)
 	w.effect(ctx, func(ctx context.Context) func(time.Time) {
-		err := errors.Join(w.a.network.Teardown(ctx, w.uid), w.a.volumes.Unmount(w.uid))
+		err := errors.Join(w.a.network.Teardown(ctx, w.uid), w.a.volumes.Unmount(ctx, w.uid))
 		return func(now time.Time) {
 			w.view.Release.end(err, now, time.Second, time.Minute)
 			w.show()
@@ -251,7 +251,7 @@ func (a *Agent) scrub(ctx context.Context, pod PodRef) error {
 	if err := a.runtime.RemoveSandbox(ctx, pod.UID); err != nil {
 		return err
 	}
-	if err := a.volumes.Remove(pod.UID); err != nil {
+	if err := a.volumes.Remove(ctx, pod.UID); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(a.logDir(pod)); err != nil {

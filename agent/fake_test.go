@@ -272,6 +272,20 @@ func (f *fakeRuntime) RemoveImage(_ context.Context, id string) error {
 
 func (f *fakeRuntime) DropUnfinished(context.Context) error { return nil }
 
+func (f *fakeRuntime) MountImage(_ context.Context, ref, path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, "mount image "+ref)
+	return os.WriteFile(filepath.Join(path, "from"), []byte(ref), 0o644)
+}
+
+func (f *fakeRuntime) UnmountImage(_ context.Context, path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, "unmount image "+filepath.Base(path))
+	return nil
+}
+
 func (f *fakeRuntime) Stats(context.Context, string) (Stats, error) {
 	return Stats{Time: time.Now(), CPUNanos: 5, MemoryBytes: 6, MemoryUsage: 7, Pids: 1}, nil
 }

@@ -58,6 +58,10 @@ type Runtime interface {
 	RemoveImage(ctx context.Context, ref string) error
 	// DropUnfinished removes what failed pulls have left for their next attempt.
 	DropUnfinished(ctx context.Context) error
+	// MountImage mounts the merged layers of an image that is on this node at an existing directory, read-only. UnmountImage
+	// reverses it; it finds nothing to do when that has been done. The image may be removed meanwhile: the mount stays.
+	MountImage(ctx context.Context, ref, path string) error
+	UnmountImage(ctx context.Context, path string) error
 
 	// Stats of one container, read from its cgroup.
 	Stats(ctx context.Context, id string) (Stats, error)

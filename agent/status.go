@@ -84,7 +84,7 @@ func containerStatus(v *view, m *member) v1.ContainerStatus {
 	if m.Old != nil {
 		s.RestartCount, s.ImageID, s.ContainerID, s.LastTerminationState = m.Old.RestartCount, m.Old.ImageID, m.Old.ContainerID, m.Old.LastTerminationState
 	}
-	s.VolumeMounts = volumeMounts(m)
+	s.VolumeMounts = mountStatuses(m.Spec)
 	if m.Current != nil || m.Previous != nil {
 		s.Resources, s.AllocatedResources = m.Spec.Resources.DeepCopy(), m.Spec.Resources.Requests.DeepCopy()
 	}
@@ -132,22 +132,6 @@ func shorten(s *v1.ContainerStatus, containers int) {
 			(*t).Message = strings.ToValidUTF8((*t).Message[:limit], "")
 		}
 	}
-}
-
-// volumeMounts says how the container's volumes are mounted, above all whether what is mounted below them is read-only too.
-func volumeMounts(m *member) []v1.VolumeMountStatus {
-	var out []v1.VolumeMountStatus
-	for _, vm := range m.Spec.VolumeMounts {
-		s := v1.VolumeMountStatus{Name: vm.Name, MountPath: vm.MountPath, ReadOnly: vm.ReadOnly}
-		if vm.ReadOnly {
-			s.RecursiveReadOnly = ptr.To(v1.RecursiveReadOnlyDisabled)
-			if r := ptr.Deref(vm.RecursiveReadOnly, v1.RecursiveReadOnlyDisabled); r != v1.RecursiveReadOnlyDisabled {
-				s.RecursiveReadOnly = ptr.To(v1.RecursiveReadOnlyEnabled)
-			}
-		}
-		out = append(out, s)
-	}
-	return out
 }
 
 func containerState(v *view, m *member, s *v1.ContainerStatus) v1.ContainerState {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,62 +11,27 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// makeDir makes a volume's directory, as a tmpfs if memory is wanted.
-func makeDir(path string, memory bool, options string, mode os.FileMode) error {
+// makeDir makes the directory of a volume that shows files.
+func makeDir(path string, memory bool, gid int) error {
+	if memory {
+		return mountMemory(path, "tmpfs", gid, 0o755, nil)
+	}
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return fmt.Errorf("making the volume's directory: %w", err)
 	}
-	if memory {
-		mounted, err := isMount(path)
-		if err != nil {
-			return err
-		}
-		if !mounted {
-			if err := unix.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
-				return fmt.Errorf("mounting a tmpfs at %s: %w", path, err)
-			}
-		}
-	}
-	if err := os.Chmod(path, mode); err != nil {
+	if err := os.Chmod(path, 0o755); err != nil {
 		return fmt.Errorf("making the volume's directory: %w", err)
 	}
-	return nil
+	return own(path, gid, true)
 }
 
-// isMount: the directory is the root of a file system of its own.
+// isMount: something is mounted on the directory.
 func isMount(path string) (bool, error) {
-	var self, parent unix.Stat_t
-	if err := unix.Lstat(path, &self); err != nil {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
 		return false, fmt.Errorf("inspecting %s: %w", path, err)
 	}
-	if err := unix.Lstat(filepath.Dir(path), &parent); err != nil {
-		return false, fmt.Errorf("inspecting %s: %w", path, err)
-	}
-	return self.Dev != parent.Dev, nil
-}
-
-func makeEmptyDir(path string, e *v1.EmptyDirVolumeSource, gid int) error {
-	// An existing directory is the pod's own by now: neither mode nor owner are ours to set again.
-	if _, err := os.Stat(path); err == nil {
-		memory := e.Medium == v1.StorageMediumMemory
-		if mounted, err := isMount(path); err != nil || !memory || mounted {
-			return err
-		}
-	}
-	options := ""
-	switch e.Medium {
-	case v1.StorageMediumDefault:
-	case v1.StorageMediumMemory:
-		if e.SizeLimit != nil && e.SizeLimit.Value() > 0 {
-			options = fmt.Sprintf("size=%d", e.SizeLimit.Value())
-		}
-	default:
-		return fmt.Errorf("storage medium %q is not supported by this node", e.Medium)
-	}
-	if err := makeDir(path, e.Medium == v1.StorageMediumMemory, options, 0o777); err != nil {
-		return err
-	}
-	return own(path, gid, false)
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
 // own gives a directory of a volume to the pod's fsGroup, with set-GID so that new files inherit it. Of a volume that no
@@ -100,9 +64,6 @@ var RecursiveReadOnly = sync.OnceValue(func() bool {
 
 func checkHostPath(h *v1.HostPathVolumeSource) error {
 	kind := ptr.Deref(h.Type, v1.HostPathUnset)
-	if kind == v1.HostPathUnset {
-		return nil
-	}
 	info, err := os.Stat(h.Path)
 	missing := errors.Is(err, os.ErrNotExist)
 	if err != nil && !missing {
@@ -114,6 +75,11 @@ func checkHostPath(h *v1.HostPathVolumeSource) error {
 	}
 	ok := false
 	switch kind {
+	case v1.HostPathUnset:
+		if missing { // as Kubernetes' runtimes do
+			return os.MkdirAll(h.Path, 0o755)
+		}
+		return nil
 	case v1.HostPathDirectoryOrCreate:
 		if missing {
 			return os.MkdirAll(h.Path, 0o755)

@@ -33,6 +33,12 @@ type Manager struct {
 	Objects env.Objects
 	Facts   func(*v1.Pod) env.Facts
 	Now     func() time.Time // nil: time.Now
+	// NodeLabels are this node's, to be compared with what a persistent volume demands; nil: it is not.
+	NodeLabels func() map[string]string
+	// MountImage gets the image of a volume and mounts its files at path; UnmountImage reverses it, and finds nothing to do
+	// if it has been done.
+	MountImage   func(ctx context.Context, pod *v1.Pod, v *v1.Volume, path string) error
+	UnmountImage func(ctx context.Context, path string) error
 
 	mu     sync.Mutex
 	tokens map[string]token
@@ -62,6 +68,10 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	var early *unprocessed
+	if errors.As(e.Err, &early) {
+		return fmt.Sprintf("Unable to attach or mount volumes: unmounted volumes=[%s], unattached volumes=[], failed to process volumes=[%[1]s]: %v", e.Volume, e.Err)
+	}
 	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.Volume, e.Err)
 }
 func (e *Error) Unwrap() error { return e.Err }
@@ -99,10 +109,31 @@ func (m *Manager) mount(ctx context.Context, pod *v1.Pod, v *v1.Volume) (mount M
 	case v.HostPath != nil:
 		return Mount{Path: v.HostPath.Path}, next, checkHostPath(v.HostPath)
 	case v.EmptyDir != nil:
-		path := m.path(pod, "empty-dir", v.Name)
-		return Mount{Path: path}, next, makeEmptyDir(path, v.EmptyDir, fsGroup(pod))
+		mount, err = m.emptyDir(pod, v)
+		return mount, next, err
+	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
+		mount, err = m.claim(ctx, pod, v)
+		return mount, next, err
+	case v.Image != nil:
+		mount, err = m.image(ctx, pod, v)
+		return mount, next, err
 	}
 	return m.project(ctx, pod, v)
+}
+
+// image mounts an image's files, once: new content of a tag that moves comes with the next pod.
+func (m *Manager) image(ctx context.Context, pod *v1.Pod, v *v1.Volume) (Mount, error) {
+	mount := Mount{Path: m.path(pod, "image", v.Name), ReadOnly: true}
+	if v.Image.Reference == "" {
+		return mount, errors.New("the image volume has no reference")
+	}
+	if err := os.MkdirAll(mount.Path, 0o750); err != nil {
+		return mount, fmt.Errorf("making the volume's directory: %w", err)
+	}
+	if mounted, err := isMount(mount.Path); err != nil || mounted {
+		return mount, err
+	}
+	return mount, m.MountImage(ctx, pod, v, mount.Path)
 }
 
 // project makes or refreshes a volume of the kinds that show API objects as files.
@@ -110,7 +141,7 @@ func (m *Manager) project(ctx context.Context, pod *v1.Pod, v *v1.Volume) (mount
 	mount = Mount{Path: m.path(pod, kindOf(v), v.Name), ReadOnly: true}
 	c, ok, err := m.files(ctx, pod, v)
 	if !ok {
-		return Mount{}, next, errors.New("this kind of volume is not supported by this node")
+		return Mount{}, next, noDriver(v)
 	}
 	if err != nil {
 		var silent unreadable
@@ -119,11 +150,8 @@ func (m *Manager) project(ctx context.Context, pod *v1.Pod, v *v1.Volume) (mount
 		}
 		return Mount{}, next, err
 	}
-	if err := makeDir(mount.Path, v.Secret != nil || v.Projected != nil, "", 0o755); err != nil {
-		return Mount{}, next, err
-	}
 	gid := fsGroup(pod)
-	if err := own(mount.Path, gid, true); err != nil {
+	if err := makeDir(mount.Path, v.Secret != nil || v.Projected != nil, gid); err != nil {
 		return Mount{}, next, err
 	}
 	return mount, c.next, Project(mount.Path, c.files, gid, m.now())
@@ -146,8 +174,8 @@ func (m *Manager) path(pod *v1.Pod, kind, name string) string {
 }
 
 // Remove unmounts and deletes everything of a pod, the files of the agent included.
-func (m *Manager) Remove(uid string) error {
-	if err := m.Unmount(uid); err != nil {
+func (m *Manager) Remove(ctx context.Context, uid string) error {
+	if err := m.Unmount(ctx, uid); err != nil {
 		return err
 	}
 	if err := removeTree(m.PodDir(uid)); err != nil {
@@ -157,7 +185,7 @@ func (m *Manager) Remove(uid string) error {
 }
 
 // Unmount gives back the volumes of an ended pod; its other files stay.
-func (m *Manager) Unmount(uid string) error {
+func (m *Manager) Unmount(ctx context.Context, uid string) error {
 	m.mu.Lock()
 	for key := range m.tokens {
 		if len(key) > len(uid) && key[:len(uid)+1] == uid+"/" {
@@ -166,10 +194,19 @@ func (m *Manager) Unmount(uid string) error {
 	}
 	m.mu.Unlock()
 	dir := m.PodDir(uid)
+	images, err := filepath.Glob(filepath.Join(dir, "volumes", "kubernetes.io~image", "*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range images {
+		if err := m.UnmountImage(ctx, path); err != nil {
+			return fmt.Errorf("removing volumes of pod %s: %w", uid, err)
+		}
+	}
 	if err := unmountBelow(dir); err != nil {
 		return err
 	}
-	for _, sub := range []string{"volumes", subPaths} {
+	for _, sub := range []string{"volumes", subPaths, claimRecords} {
 		if err := removeTree(filepath.Join(dir, sub)); err != nil {
 			return fmt.Errorf("removing volumes of pod %s: %w", uid, err)
 		}

@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 	})
 	w.Manager = &Manager{Dir: t.TempDir(), Client: client, Objects: w.source, Facts: func(*v1.Pod) env.Facts { return env.Facts{NodeName: "n1"} }, Now: func() time.Time { return w.now }}
 	t.Cleanup(func() {
-		if err := w.Remove("u"); err != nil {
+		if err := w.Remove(context.Background(), "u"); err != nil {
 			t.Error(err)
 		}
 		if entries, _ := os.ReadDir(w.Dir); len(entries) != 0 {
@@ -324,7 +324,7 @@ func TestEmptyDir(t *testing.T) {
 	if _, err := os.Stat(m["disk"].Path + "/kept"); err != nil {
 		t.Error("a second mount lost the content")
 	}
-	if err := w.Unmount("u"); err != nil {
+	if err := w.Unmount(t.Context(), "u"); err != nil {
 		t.Fatal(err)
 	}
 	if points, _ := mountsBelow(w.Dir); len(points) != 0 {
@@ -343,9 +343,9 @@ func TestHostPathTypes(t *testing.T) {
 		kind v1.HostPathType
 		want string
 	}{
-		{base, v1.HostPathDirectory, ""}, {base + "/file", v1.HostPathFile, ""}, {base + "/nothing", v1.HostPathUnset, ""},
+		{base, v1.HostPathDirectory, ""}, {base + "/file", v1.HostPathFile, ""},
 		{base + "/made", v1.HostPathDirectoryOrCreate, ""}, {base + "/made.txt", v1.HostPathFileOrCreate, ""}, {"/dev/null", v1.HostPathCharDev, ""},
-		{base + "/file", v1.HostPathDirectory, "is not a directory"}, {base, v1.HostPathFile, "is not a file"}, {base + "/nothing", v1.HostPathDirectory, "is not a directory"},
+		{base + "/file", v1.HostPathDirectory, "is not a directory"}, {base, v1.HostPathFile, "is not a file"}, {base + "/nothing", v1.HostPathDirectory, "is not a directory"}, {base + "/nothing", v1.HostPathUnset, ""}, {base + "/nothing", v1.HostPathDirectory, ""},
 		{"/dev/null", v1.HostPathBlockDev, "is not a block device"}, {base + "/file", v1.HostPathSocket, "is not a socket file"},
 	} {
 		_, _, err := w.Mount(t.Context(), pod(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{HostPath: &v1.HostPathVolumeSource{Path: c.path, Type: &c.kind}}}))
