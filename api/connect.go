@@ -98,7 +98,7 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 			q[name] = values
 		}
 	}
-	s.toNode(w, r, pod.Spec.NodeName, agentPath("containerLogs", pod.Namespace, pod.Name, container), q, nil)
+	s.logFromNode(w, r, pod.Spec.NodeName, agentPath("containerLogs", pod.Namespace, pod.Name, container), q)
 }
 
 func validateLog(o *corev1.PodLogOptions, pod string) error {

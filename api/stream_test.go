@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
@@ -54,6 +56,8 @@ func (a *streamingAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer stop()
 	q := r.URL.Query()
 	switch {
+	case strings.HasPrefix(r.URL.Path, "/containerLogs/"):
+		fmt.Fprintf(w, "log %s", r.URL.RawQuery)
 	case r.Header.Get("Upgrade") != "SPDY/3.1":
 		http.Error(w, "not SPDY: "+r.Header.Get("Upgrade"), http.StatusBadRequest)
 	case strings.HasPrefix(r.URL.Path, "/portForward/"):
@@ -166,6 +170,35 @@ func TestExecEndsWithItsClient(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("the agent did not notice that the client has gone")
+	}
+}
+
+func TestLogByWebSocket(t *testing.T) {
+	_, _, pod := streaming(t)
+	u := pod.JoinPath("log")
+	u.Scheme, u.RawQuery = "ws", "container=main&tailLines=3"
+	const want = "log tailLines=3"
+	for offer, want := range map[string]string{
+		"": want, "binary.k8s.io": want, "channel.k8s.io binary.k8s.io": want, "base64.binary.k8s.io": base64.StdEncoding.EncodeToString([]byte(want)),
+	} {
+		config, err := websocket.NewConfig(u.String(), pod.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Protocol = strings.Fields(offer)
+		ws, err := config.DialContext(t.Context())
+		if err != nil {
+			t.Errorf("%q: %v", offer, err)
+			continue
+		}
+		if got, err := io.ReadAll(ws); string(got) != want || err != nil {
+			t.Errorf("%q: %q, %v", offer, got, err)
+		}
+		ws.Close()
+	}
+	if ws, err := websocket.Dial(u.String(), "channel.k8s.io", pod.String()); err == nil {
+		ws.Close()
+		t.Error("a subprotocol that a log does not speak was accepted")
 	}
 }
 
