@@ -285,7 +285,7 @@ func (w *worker) hookHTTP(ctx context.Context, pod *v1.Pod, get *v1.HTTPGetActio
 // execCombined runs a command in a container and returns the head of its output, both streams mixed.
 func (a *Agent) execCombined(ctx context.Context, id string, command []string) (string, int, error) {
 	var out headBuffer
-	code, err := a.runtime.Exec(ctx, id, ExecSpec{Command: command, Streams: Streams{Stdout: &out, Stderr: &out}})
+	code, err := a.runtime.Exec(ctx, id, ExecSpec{Command: command, Internal: true, Streams: Streams{Stdout: &out, Stderr: &out}})
 	return out.String(), code, err
 }
 

@@ -219,7 +219,8 @@ type User struct {
 
 // ExecSpec is a process to run inside a container.
 type ExecSpec struct {
-	Command []string
+	Command  []string
+	Internal bool // the agent's own (probe, hook): killed, not hung up, when its agent has died
 	Streams
 }
 

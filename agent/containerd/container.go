@@ -82,6 +82,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, spec agent.ContainerSpec)
 	if err != nil {
 		return "", err
 	}
+	defer r.use(id)()
 	c := newContainer(id)
 	c.info = agent.Container{
 		ID: id, Pod: spec.Pod, Name: spec.Name, Kind: spec.Kind, Attempt: spec.Attempt, Image: spec.Image,
@@ -374,7 +375,14 @@ func (r *Runtime) discard(ctx context.Context, c *container) error {
 	if err := r.snaps.Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove its file system: %w", err)
 	}
-	return errors.Join(os.RemoveAll(r.layout.fifos(id)), os.RemoveAll(r.layout.container(id)))
+	if c.cgroup != "" { // a runc that was killed may have left a process in it, and no record
+		for _, root := range r.cgroups.Roots() {
+			if err := emptyCgroup(ctx, filepath.Join(root, c.cgroup)); err != nil {
+				return err
+			}
+		}
+	}
+	return r.removeRemains(ctx, id)
 }
 
 // Containers implements agent.Runtime, from memory.

@@ -83,8 +83,10 @@ func (r *Runtime) compare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list containerd's tasks: %w", errgrpc.ToNative(err))
 	}
+	running := map[string]struct{}{}
 	for _, t := range answer.Tasks {
 		delete(before, t.ID)
+		running[t.ID] = struct{}{}
 		if t.Status == task.Status_STOPPED {
 			r.endByID(t.ID, ending{code: int(t.ExitStatus), at: t.ExitedAt.AsTime()})
 		}
@@ -92,7 +94,11 @@ func (r *Runtime) compare(ctx context.Context) error {
 	for id := range before {
 		r.endByID(id, ending{code: exitLost, at: time.Now()})
 	}
-	return r.shims.sweep()
+	// What cannot be removed now is tried again; that must not keep exits from being seen.
+	if err := errors.Join(r.sweepStrangers(ctx, running), r.shims.sweep()); err != nil && r.ctx.Err() == nil {
+		r.cfg.Log.Warn("remains of containers could not be removed", "err", err)
+	}
+	return nil
 }
 
 // withTask returns the ids of the containers that are believed to have a task.

@@ -52,7 +52,11 @@ func (r *Runtime) Exec(ctx context.Context, id string, e agent.ExecSpec) (int, e
 	if err != nil {
 		return 0, err
 	}
-	x := &execution{r: r, container: id, id: name, spec: e}
+	whose := ofUser
+	if e.Internal {
+		whose = ofAgent
+	}
+	x := &execution{r: r, container: id, id: whose + name, spec: e}
 	code, err := x.run(ctx, process)
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", info.Name, err)
@@ -99,7 +103,8 @@ type execution struct {
 }
 
 func (x *execution) run(ctx context.Context, process *anypb.Any) (int, error) {
-	dir := x.r.layout.fifos("exec-" + x.id)
+	dir := x.r.layout.fifos(commandPrefix + x.container + "-" + x.id)
+	defer x.r.use(filepath.Base(dir))()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, fmt.Errorf("make its pipes: %w", err)
 	}

@@ -54,6 +54,7 @@ func (r *Runtime) startInfra(ctx context.Context, s *sandbox) error {
 	if err != nil {
 		return err
 	}
+	defer r.use(id)()
 	c := newContainer(id)
 	c.info = agent.Container{ID: id, Pod: s.spec.Pod, Name: kindInfra, Kind: kindInfra, State: agent.ContainerCreated, Created: time.Now()}
 	c.cgroup = filepath.Join("/", cmpOr(s.spec.CgroupParent, Namespace), id)

@@ -11,6 +11,9 @@ const Namespace = "mgr"
 
 const runRoot = "/run/mgr"
 
+// taskPlugin is how containerd calls what keeps its tasks, and the directory of that.
+const taskPlugin = "io.containerd.runtime.v2.task"
+
 // Layout names every place that the runtime of one node uses, so that several nodes on one machine never meet. Data stands
 // below Dir. What has to be short (a socket's address ends at 107 bytes, and containerd appends 65 to the directory of the
 // shims' sockets) or should not outlive a reboot stands in Run, below /run, named by a hash of the data directory.
@@ -61,7 +64,18 @@ func (l Layout) sandbox(uid string) string  { return filepath.Join(l.sandboxes()
 func (l Layout) containers() string         { return filepath.Join(l.Dir, "containers") }
 func (l Layout) container(id string) string { return filepath.Join(l.containers(), id) }
 func (l Layout) fifos(id string) string     { return filepath.Join(l.Run, "io", id) }
-func (l Layout) infraRoot() string          { return filepath.Join(l.Dir, "infra") }
+
+// bundle and work are containerd's directories of a task.
+func (l Layout) bundle(id string) string { return filepath.Join(l.State(), taskPlugin, Namespace, id) }
+func (l Layout) work(id string) string   { return filepath.Join(l.Root(), taskPlugin, Namespace, id) }
+
+// homes are the directories in which each container, or command, has one of its own name.
+func (l Layout) homes() []string {
+	return []string{l.containers(), filepath.Dir(l.fifos("x")), filepath.Dir(l.bundle("x")), filepath.Dir(l.work("x")),
+		filepath.Join(l.RuncRoot(), Namespace)}
+}
+
+func (l Layout) infraRoot() string { return filepath.Join(l.Dir, "infra") }
 
 // cgroupParents is a file with the cgroups in which pods' cgroups have been made, for Cleanup.
 func (l Layout) cgroupParents() string { return filepath.Join(l.Dir, "cgroup-parents") }

@@ -76,6 +76,7 @@ type Runtime struct {
 
 	mu         sync.Mutex
 	containers map[string]*container
+	inUse      map[string]struct{} // see use
 	sandboxes  map[string]*sandbox
 	listeners  map[chan string]struct{}
 	noted      map[string]bool // cgroups already noted for Cleanup
@@ -108,7 +109,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		tasks: client.TaskService(), store: client.ContainerService(),
 		pulling:    pullLeases{active: map[string]int{}},
 		images:     imageCache{byTarget: map[string]*imageInfo{}},
-		containers: map[string]*container{}, sandboxes: map[string]*sandbox{}, listeners: map[chan string]struct{}{},
+		containers: map[string]*container{}, inUse: map[string]struct{}{}, sandboxes: map[string]*sandbox{}, listeners: map[chan string]struct{}{},
 		noted: map[string]bool{}, cgroups: cgroups, appArmor: systemAppArmor(),
 	}
 	r.ctx, r.stop = context.WithCancel(scope(context.Background()))
@@ -147,6 +148,9 @@ func (r *Runtime) load(ctx context.Context) error {
 		return err
 	}
 	if err := r.loadContainers(ctx); err != nil {
+		return err
+	}
+	if err := r.endCommands(); err != nil {
 		return err
 	}
 	return r.shims.open(ctx)
