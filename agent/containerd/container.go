@@ -350,6 +350,7 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 // abandon discards a container that nobody will ask for again, so it does not give up while containerd is away.
 func (r *Runtime) abandon(ctx context.Context, c *container) error {
 	ctx = context.WithoutCancel(ctx)
+	r.doubt.Store(true)
 	for {
 		err := r.discard(ctx, c)
 		if !errdefs.IsUnavailable(err) {

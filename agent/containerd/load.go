@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	"mgr/agent"
@@ -91,20 +88,8 @@ func (r *Runtime) adopt(c *container, t *task.Process) error {
 
 // removeOrphans removes what an agent left that died while it was creating a container.
 func (r *Runtime) removeOrphans(ctx context.Context) error {
-	var keys []string
-	err := r.snaps.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		if info.Kind == snapshots.KindActive && r.containers[info.Name] == nil && !strings.HasPrefix(info.Name, "extract-") {
-			keys = append(keys, info.Name)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("list snapshots: %w", err)
-	}
-	for _, key := range keys {
-		if err := r.snaps.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("remove the orphaned snapshot %s: %w", key, err)
-		}
+	if err := r.sweepSnapshots(ctx, 0); err != nil {
+		return err
 	}
 	entries, err := os.ReadDir(r.layout.containers())
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -77,6 +78,7 @@ type Runtime struct {
 	mu         sync.Mutex
 	containers map[string]*container
 	inUse      map[string]struct{} // see use
+	doubt      atomic.Bool         // containerd may have stored a container that nobody knows
 	sandboxes  map[string]*sandbox
 	listeners  map[chan string]struct{}
 	noted      map[string]bool // cgroups already noted for Cleanup

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
@@ -70,7 +71,53 @@ func (r *Runtime) sweepStrangers(ctx context.Context, running map[string]struct{
 			errs = append(errs, r.removeRemains(ctx, id), os.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.sweepSnapshots(ctx, strangerAge), r.sweepStored(ctx))...)
+}
+
+// sweepSnapshots removes file systems of containers that nobody knows and that have at least that age.
+func (r *Runtime) sweepSnapshots(ctx context.Context, age time.Duration) error {
+	var keys []string
+	err := r.snaps.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if info.Kind == snapshots.KindActive && !strings.HasPrefix(info.Name, "extract-") && !r.known(info.Name) && time.Since(info.Created) >= age {
+			keys = append(keys, info.Name)
+		}
+		return nil
+	}, "kind==active")
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	for _, key := range keys {
+		if err := r.snaps.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove the orphaned snapshot %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// sweepStored removes containers from containerd that nobody knows. They are looked for only after a create that was broken off: a
+// containerd that was slow may have carried it out after its end.
+func (r *Runtime) sweepStored(ctx context.Context) error {
+	if !r.doubt.Swap(false) {
+		return nil
+	}
+	entries, err := r.store.List(ctx)
+	if err != nil {
+		r.doubt.Store(true)
+		return fmt.Errorf("list containerd's containers: %w", err)
+	}
+	for _, e := range entries {
+		if r.known(e.ID) {
+			continue
+		}
+		r.doubt.Store(true) // once more, to be sure
+		if time.Since(e.CreatedAt) < strangerAge {
+			continue
+		}
+		if err := r.store.Delete(ctx, e.ID); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove the orphaned container %s: %w", e.ID, err)
+		}
+	}
+	return nil
 }
 
 // endTask kills and deletes a task that nobody knows.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -167,15 +168,28 @@ func (i *inventory) directories(context.Context) error {
 			}
 		}
 	}
-	// A shim for each pod, and one in advance.
-	for _, dir := range []string{filepath.Join(l.Run, "shims"), l.ShimSockets()} {
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+	return i.shimHomes()
+}
+
+// shimHomes: there is a shim for each pod, and one in advance, and each has a home.
+func (i *inventory) shimHomes() error {
+	l := i.layout
+	entries, err := os.ReadDir(filepath.Join(l.Run, "shims"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		mark := []byte("-id\x00" + e.Name() + "\x00")
+		if len(cluster.Processes(func(args []byte) bool { return bytes.Contains(args, mark) })) == 0 {
+			i.left("home of a shim:", e.Name())
 		}
-		if len(entries) > len(i.pods)+1 {
-			i.left("homes of shims:", fmt.Sprintf("%d in %s", len(entries), dir))
-		}
+	}
+	sockets, err := os.ReadDir(l.ShimSockets())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(sockets) > len(i.pods)+1 {
+		i.left("sockets of shims:", fmt.Sprintf("%d in %s", len(sockets), l.ShimSockets()))
 	}
 	return nil
 }
@@ -239,7 +253,7 @@ func (i *inventory) processes(context.Context) error {
 		}
 	}
 	if shims := i.node.Shims(); len(shims) > len(i.pods)+1 {
-		i.left("shims:", fmt.Sprintf("%d processes", len(shims)))
+		i.left("shims:", fmt.Sprintf("%d processes: %v", len(shims), shims))
 	}
 	if runcs := i.node.Runcs(); len(runcs) > len(i.pods) {
 		i.left("runcs:", fmt.Sprintf("%d processes", len(runcs)))
