@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ type Options struct {
 	Name    string // also the directory's; give each test of a package its own
 	Masters int    // default 3
 	Nodes   int    // default 2; -1: none
-	Subnet  string // default 10.99.<hash of the name>.0/24
+	Subnet  string // default 10.99.<by the name>.0/24
 	Demo    bool
 	Args    []string // more arguments of `mgr up`
 	Binary  string   // another build of mgr; default: Binary
@@ -98,6 +99,7 @@ func built(t testing.TB, env, name, how string) string {
 // Start brings a cluster up and takes it down, with a look for leftovers, when the test ends.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
+	o.Subnet = o.subnet()
 	c := &Cluster{bin: o.Binary, env: o.Env, Name: o.Name, Dir: filepath.Join("/var/lib/mgr", "test-"+o.Name)}
 	if c.bin == "" {
 		c.bin = Binary(t)
@@ -108,7 +110,7 @@ func Start(t testing.TB, o Options) *Cluster {
 		c.must(t, "down", "--dir", c.Dir)
 	}
 	before := footprint(t, o, c.Dir)
-	args := []string{"up", "--name", o.Name, "--dir", c.Dir, "--subnet", o.subnet()}
+	args := []string{"up", "--name", o.Name, "--dir", c.Dir, "--subnet", o.Subnet}
 	if o.Masters != 0 {
 		args = append(args, "--masters", fmt.Sprint(o.Masters))
 	}
@@ -159,6 +161,9 @@ func (c *Cluster) dump(t testing.TB) {
 	}
 }
 
+// subnets that tests of this process have; they may run beside each other.
+var subnets sync.Map
+
 func (o Options) subnet() string {
 	if o.Subnet != "" {
 		return o.Subnet
@@ -167,7 +172,13 @@ func (o Options) subnet() string {
 	for _, b := range []byte(o.Name) {
 		sum = (sum*31 + int(b)) % 200
 	}
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, byte(20 + sum), 0}), 24).String()
+	for {
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, byte(20 + sum), 0}), 24).String()
+		if owner, _ := subnets.LoadOrStore(subnet, o.Name); owner == o.Name {
+			return subnet
+		}
+		sum = (sum + 1) % 200
+	}
 }
 
 // Output of a command.

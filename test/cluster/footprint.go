@@ -36,7 +36,7 @@ func footprint(t testing.TB, o Options, dir string) map[string][]string {
 		t.Fatal(err)
 	}
 	for _, r := range routes {
-		if subnet := netip.MustParsePrefix(o.subnet()); contains(subnet, r.Gw) || r.Dst != nil && contains(subnet, r.Dst.IP) {
+		if subnet := netip.MustParsePrefix(o.Subnet); contains(subnet, r.Gw) || r.Dst != nil && contains(subnet, r.Dst.IP) {
 			add("routes", r.String())
 		}
 	}

@@ -35,7 +35,7 @@ import (
 // all masters lost, and the cluster made anew of the snapshot while masters of before come back; two of three lost, and the
 // quorum recovered from the survivor. Pods go on to run through all of it.
 func TestBackup(t *testing.T) {
-	b := &backupTest{World: New(t, cluster.Options{Name: "backup", Nodes: 1, Subnet: "10.99.35.0/24", Demo: true}), dir: t.TempDir()}
+	b := &backupTest{World: Beside(t, cluster.Options{Name: "backup", Nodes: 1, Subnet: "10.99.35.0/24", Demo: true}), dir: t.TempDir()}
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T)

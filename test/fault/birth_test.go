@@ -40,7 +40,7 @@ func TestKilledAtTheBirthOfACluster(t *testing.T) {
 // TestKilledWhileInstalledAnew kills a master whose data cannot be trusted, while it notes that and while it moves them aside: it is
 // installed anew all the same, and all masters have one state.
 func TestKilledWhileInstalledAnew(t *testing.T) {
-	w := New(t, withPoints(t, "anew", powerCut))
+	w := Beside(t, withPoints(t, "anew", powerCut))
 	l := w.StartLoad(t, 2, 8)
 	l.Await(t, 100)
 	for _, point := range []string{"reinstall.aside.before", "reinstall.aside.cleared", "reinstall.aside.after"} {

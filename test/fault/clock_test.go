@@ -11,7 +11,7 @@ import (
 // Nothing in the quorum depends on it: the leader stays, writes and reads go on, watches have no gap. New TLS connections
 // are made meanwhile; their certificates are good from an hour before they were made.
 func TestClockJumps(t *testing.T) {
-	w := New(t, withPoints(t, "clock"))
+	w := Beside(t, withPoints(t, "clock"))
 	l := w.StartLoad(t, 4, 16)
 	lead := w.agree(t)
 	for _, clocks := range [][]string{

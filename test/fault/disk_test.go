@@ -105,7 +105,7 @@ func (w *World) ends(t *testing.T, id string, pid int) {
 
 // TestSickDisks makes the disks of real masters hang, slow and fail, under load.
 func TestSickDisks(t *testing.T) {
-	w := New(t, cluster.Options{Name: "disks"})
+	w := Beside(t, cluster.Options{Name: "disks"})
 	l := w.StartLoad(t, 4, 16)
 	l.Await(t, 100)
 
@@ -157,7 +157,7 @@ func TestSickDisks(t *testing.T) {
 // TestDamagedFiles changes what a stopped master has on its disk, each time something else. It finds that out at its start, applies nothing
 // of it, gets from the others what it cannot trust, and has their state again.
 func TestDamagedFiles(t *testing.T) {
-	w := New(t, withPoints(t, "damage"))
+	w := Beside(t, withPoints(t, "damage"))
 	l := w.StartLoad(t, 4, 16)
 	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	for _, damage := range []struct {
@@ -281,7 +281,7 @@ func TestDamagedOnlyMaster(t *testing.T) {
 // TestFullDisks fills the disks of masters, small ones of their own, to the last byte: first the leader's, whose leadership goes to another,
 // then all. Reads go on everywhere, also after a restart, writes are refused with a clear error, and go on when there is space.
 func TestFullDisks(t *testing.T) {
-	w := New(t, cluster.Options{Name: "full"})
+	w := Beside(t, cluster.Options{Name: "full"})
 	for _, id := range w.IDs {
 		w.smallDisk(t, id)
 	}

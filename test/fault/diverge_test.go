@@ -18,7 +18,7 @@ import (
 // of a follower, then of the leader. That master must find out, refuse even reads that ask for no consistency, and come back from the
 // others; and what clients saw can be explained.
 func TestDivergedMaster(t *testing.T) {
-	w := New(t, withPoints(t, "diverged"))
+	w := Beside(t, withPoints(t, "diverged"))
 	l := w.StartLoad(t, 3, 16)
 	l.Await(t, 200)
 	for _, leads := range []bool{false, true} {

@@ -57,7 +57,7 @@ func newClient(t *testing.T, cfg *rest.Config) (k kubernetes.Interface, hangUp f
 // TestFewFileDescriptors gives a master few file descriptors and opens more connections to it than it can have: it sheds them and
 // does not die of it, the others do not notice, and when they are gone it serves again.
 func TestFewFileDescriptors(t *testing.T) {
-	w := New(t, cluster.Options{Name: "fds"})
+	w := Beside(t, cluster.Options{Name: "fds"})
 	id := w.aFollower(t)
 	w.Override(t, id, local.Override{Under: []string{"prlimit", "--nofile=120:120", "--"}})
 	w.Kill(t, id)
@@ -122,7 +122,7 @@ const valueBytes = 4000
 // TestLittleMemory bounds a master's memory to hardly more than it has and asks more of it than fits. The kernel may kill it; it
 // comes back, all masters have one state, and nothing is lost.
 func TestLittleMemory(t *testing.T) {
-	w := New(t, cluster.Options{Name: "memory"})
+	w := Beside(t, cluster.Options{Name: "memory"})
 	group := filepath.Join("/sys/fs/cgroup/memory", "mgr-fault-"+strconv.Itoa(os.Getpid()))
 	if err := os.Mkdir(group, 0o755); err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func TestKilledAtEveryPoint(t *testing.T) { killEverywhere(t, "matrix") }
 func TestPowerCutAtEveryPoint(t *testing.T) { killEverywhere(t, "power", powerCut) }
 
 func killEverywhere(t *testing.T, name string, env ...string) {
-	w := &killer{New(t, withPoints(t, name, env...)), map[role]int{}}
+	w := &killer{Beside(t, withPoints(t, name, env...)), map[role]int{}}
 	w.PaperNode(t)
 	l := w.StartLoad(t, 4, 16)
 	i, what, names := 0, "", map[string]bool{}

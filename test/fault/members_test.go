@@ -22,7 +22,7 @@ import (
 // TestMembership changes the membership of three real masters in every way that happens to people, while clients write, read and
 // watch at all of them: afterwards nothing is lost, and the three are one state.
 func TestMembership(t *testing.T) {
-	w := New(t, cluster.Options{Name: "members"})
+	w := Beside(t, cluster.Options{Name: "members"})
 	l := w.StartLoad(t, 2, 8)
 	for _, step := range []struct {
 		name string

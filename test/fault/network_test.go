@@ -26,7 +26,7 @@ type network struct {
 
 func newNetwork(t *testing.T, name string) *network {
 	t.Helper()
-	w := New(t, cluster.Options{Name: name})
+	w := Beside(t, cluster.Options{Name: name})
 	hosts, err := netns.Open(netns.Config{Prefix: name})
 	if err != nil {
 		t.Fatal(err)

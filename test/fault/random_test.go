@@ -33,7 +33,7 @@ func TestRandomKills(t *testing.T) {
 func randomKills(t *testing.T, name string, n, nodes int, killed map[string]int, env ...string) {
 	o := withPoints(t, name, env...)
 	o.Nodes = nodes
-	w := New(t, o)
+	w := Beside(t, o)
 	if nodes > 0 {
 		w.deploy(t)
 	}

@@ -19,7 +19,7 @@ import (
 // TestKilledWhileRestoring kills the leader at each step of a restore into its running quorum, and the command at each step of a restore
 // into a new machine: the old state or the snapshot's is there, whole, on all masters, and the next try succeeds.
 func TestKilledWhileRestoring(t *testing.T) {
-	w := New(t, withPoints(t, "restoring"))
+	w := Beside(t, withPoints(t, "restoring"))
 	file := filepath.Join(t.TempDir(), "snapshot")
 	w.Must(t, "create", "configmap", "kept", "-n", Namespace)
 	w.Must(t, "snapshot", "save", file)
@@ -108,7 +108,7 @@ func offline(t *testing.T, file string) {
 // TestKilledWhileRecovering destroys two of three masters and kills `mgr recover` at each of its steps on the third: a master
 // whose recovery is unfinished does not start, the next recovery succeeds, the cluster has what the survivor had, and new masters join it.
 func TestKilledWhileRecovering(t *testing.T) {
-	w := New(t, withPoints(t, "recovering"))
+	w := Beside(t, withPoints(t, "recovering"))
 	w.Must(t, "create", "configmap", "kept", "-n", Namespace)
 	w.agree(t)
 	for _, id := range w.IDs {

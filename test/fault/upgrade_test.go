@@ -150,7 +150,7 @@ func TestUpgrade(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w := New(t, withPoints(t, "upgrade"))
+	w := Beside(t, withPoints(t, "upgrade"))
 	l := w.StartLoad(t, 4, 16)
 	c := w.startComparing(t)
 	l.Await(t, 400)

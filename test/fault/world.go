@@ -49,6 +49,13 @@ func New(t *testing.T, o cluster.Options) *World {
 	return w
 }
 
+// Beside is New for a test that runs beside another one: most of them wait most of the time.
+func Beside(t *testing.T, o cluster.Options) *World {
+	t.Helper()
+	t.Parallel()
+	return New(t, o)
+}
+
 // At is the client of one master.
 func (w *World) At(id string) kubernetes.Interface { return w.Kubes[slices.Index(w.IDs, id)] }
 

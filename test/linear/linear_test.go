@@ -32,7 +32,7 @@ const (
 type world struct{ *fault.World }
 
 func newWorld(t *testing.T, name string) *world {
-	return &world{fault.New(t, cluster.Options{Name: name})}
+	return &world{fault.Beside(t, cluster.Options{Name: name})}
 }
 
 func TestLeaderKills(t *testing.T) {
