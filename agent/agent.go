@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -44,10 +45,13 @@ type Config struct {
 	ClusterDNS    netip.Addr
 	ClusterDomain string
 	ManifestDir   string // static pods; "": none
-	CgroupRoot    string // parent of all pods' cgroups; "": kubepods
-	LogDir        string // of containers; "": Dir/logs
-	MaxPods       int    // 0: 110
-	Images        ImageConfig
+	ManifestURL   string // static pods too, a Pod or a List of them, asked for every 20 s; "": none
+	// ManifestURLHeader is sent with that request.
+	ManifestURLHeader http.Header
+	CgroupRoot        string // parent of all pods' cgroups; "": kubepods
+	LogDir            string // of containers; "": Dir/logs
+	MaxPods           int    // 0: 110
+	Images            ImageConfig
 	// Capacity overrides what the machine has, so that simulated hosts can share one.
 	Capacity v1.ResourceList
 	// SeccompDir is where Localhost profiles lie; "": Dir/seccomp. SeccompUnconfined: no profile where a pod names none.
@@ -98,13 +102,15 @@ type Agent struct {
 	sysctls     *sysctlRules
 	appArmor    bool // the kernel has it
 
+	manifests manifests
+
 	mu      sync.Mutex
 	workers map[string]*worker // by pod UID
-	static  map[string]*v1.Pod // wanted by the manifest directory, by UID
+	static  map[string]*v1.Pod // wanted by manifests, by UID
 	settled bool               // the API's pods are known: what is not wanted may be removed
 	wg      sync.WaitGroup     // workers
 	saved   map[string]int64   // generation of each pod written down
-	mirrors chan struct{}      // a mirror pod was deleted
+	mirrors chan struct{}      // static pods and mirrors are to be looked at
 	begun   time.Time
 	crowd   chan struct{} // pods came, went or changed their size
 }
@@ -201,7 +207,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.lister.first(ctx); err != nil {
 		return fmt.Errorf("listing the containers of this node: %w", err)
 	}
-	a.readManifests(ctx)
+	a.readManifests()
+	a.recallURL()
+	a.applyManifests(ctx)
 	a.events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
 	reg, err := a.pods.AddEventHandler(a.podHandler(ctx))
 	if err != nil {

@@ -84,6 +84,9 @@ func (a *Agent) done(w *worker) {
 		delete(a.workers, w.uid)
 		delete(a.saved, w.uid)
 	}
+	if w.static {
+		a.wakeStatic() // a changed manifest may wait for its former pod
+	}
 }
 
 func (a *Agent) holds(pod *v1.Pod) []objects.Ref {
@@ -96,7 +99,7 @@ func (a *Agent) holds(pod *v1.Pod) []objects.Ref {
 // unwanted tells the worker that the pod's object is gone; what still runs of it is stopped.
 func (a *Agent) unwanted(pod *v1.Pod) {
 	if isMirror(pod) {
-		a.mirrorGone(pod)
+		a.wakeStatic() // it is made again if its manifest is still there
 		return
 	}
 	uid := string(pod.UID)

@@ -379,45 +379,6 @@ func TestSteadyStateWritesNothing(t *testing.T) {
 	}
 }
 
-func TestStaticPods(t *testing.T) {
-	dir := t.TempDir()
-	manifest := func(image string) []byte {
-		return []byte("apiVersion: v1\nkind: Pod\nmetadata:\n  name: static\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: " + image + "\n")
-	}
-	if err := os.WriteFile(dir+"/a.yaml", manifest("demo:1"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(dir+"/broken.yaml", []byte("{"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	r := newRig(t, func(c *Config) { c.ManifestDir = dir })
-	pod := r.wait("static-n1", "the mirror is ready", ready)
-	if pod.Annotations[mirrorAnnotation] == "" || pod.Annotations[mirrorAnnotation] != pod.Annotations[hashAnnotation] || pod.Annotations[sourceAnnotation] != "file" {
-		t.Errorf("annotations %v", pod.Annotations)
-	}
-	r.delete("static-n1", 0)
-	again := r.wait("static-n1", "the mirror is back", func(p *v1.Pod) bool { return p.UID != pod.UID && ready(p) })
-	if c, _, _ := r.runtime.last("static-n1", "main"); c.Attempt != 0 || c.State != ContainerRunning {
-		t.Errorf("the container did not outlive its mirror: %+v", c)
-	}
-	r.runtime.mu.Lock()
-	r.runtime.images["demo:2"] = r.runtime.images["demo:1"]
-	r.runtime.mu.Unlock()
-	if err := os.WriteFile(dir+"/a.yaml", manifest("demo:2"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	r.wait("static-n1", "the changed manifest runs", func(p *v1.Pod) bool {
-		return p.UID != again.UID && ready(p) && p.Spec.Containers[0].Image == "demo:2"
-	})
-	if err := os.Remove(dir + "/a.yaml"); err != nil {
-		t.Fatal(err)
-	}
-	r.gone("static-n1")
-	r.until("nothing is left", func() bool { s, _ := r.runtime.Sandboxes(t.Context()); return len(s) == 0 })
-}
-
-// A container may end while its start is still under way; the listing that tells of it is passed over then, and nothing else would
-// tell of it again.
 func TestEndDuringStart(t *testing.T) {
 	r := newRig(t)
 	r.runtime.onExec = func(c Container, _ ExecSpec) (int, error) {

@@ -65,15 +65,19 @@ func (a *Agent) checkpoint(pod *v1.Pod) {
 		err = os.MkdirAll(filepath.Dir(path), 0o755)
 	}
 	if err == nil {
-		// The specification may hold secrets in plain environment variables.
-		err = os.WriteFile(path+".tmp", b, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+".tmp", path)
+		err = writeFile(path, b)
 	}
 	if err != nil {
 		a.log.Warn("writing a pod down", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 	}
+}
+
+// writeFile replaces a file as a whole. What it holds is for root alone: specifications may have secrets in plain variables.
+func writeFile(path string, b []byte) error {
+	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
 }
 
 // recall starts workers for the pods written down.
@@ -102,7 +106,7 @@ func (a *Agent) recall(ctx context.Context) {
 func (a *Agent) forget(context.Context) {
 	for _, w := range a.snapshot() {
 		pod := w.look().pod
-		if !isAPI(pod) {
+		if w.static {
 			continue
 		}
 		o, ok, err := a.pods.GetStore().GetByKey(pod.Namespace + "/" + pod.Name)

@@ -42,9 +42,6 @@ func (s *statusSync) take(pod *v1.Pod) {
 	s.base = *pod.Status.DeepCopy()
 }
 
-// isAPI tells an object of the API from one made of a manifest.
-func isAPI(pod *v1.Pod) bool { return pod.Annotations[sourceAnnotation] != sourceFile }
-
 // settling is how long the API hears nothing of a new pod that is on its way as it should be. Most run by then, and one patch
 // says all; each costs a write on every master, at the very time when the pod wants to start.
 const settling = 300 * time.Millisecond

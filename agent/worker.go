@@ -27,6 +27,8 @@ type worker struct {
 	quit     chan struct{} // closed when run returns
 	wg       sync.WaitGroup
 
+	static bool // made of a manifest; it has no object in the API but its mirror
+
 	over bool // run has returned for good; guarded by the agent's mutex
 
 	mu    sync.Mutex
@@ -66,10 +68,12 @@ type shown struct {
 	resources  bool // counts against the node
 }
 
+// newWorker makes a worker that does not run yet; the agent's mutex is held.
 func newWorker(a *Agent, pod *v1.Pod, reject *verdict) *worker {
 	w := &worker{
 		a: a, uid: string(pod.UID), log: a.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID), recorder: a.recorder,
 		wake: make(chan struct{}, 1), results: make(chan func(time.Time)), quit: make(chan struct{}),
+		static:  a.static[string(pod.UID)] != nil,
 		cancels: map[string]context.CancelFunc{}, probes: map[string]*probing{}, touched: map[string]time.Time{},
 	}
 	now := time.Now()
@@ -215,7 +219,7 @@ func (w *worker) take(now time.Time) {
 		}
 		v.Pod = in.pod
 		v.Members = newMembers(in.pod, v.Members)
-		if in.api == nil && isAPI(in.pod) {
+		if in.api == nil && !w.static {
 			w.status.take(in.pod)
 		}
 		if changed {

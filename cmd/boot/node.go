@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -40,6 +41,9 @@ type NodeConfig struct {
 	Token       string
 	Labels      []string // key=value
 	ManifestDir string
+	ManifestURL string
+	// ManifestURLHeader has lines NAME:VALUE.
+	ManifestURLHeader []string
 	ServiceMode string // iptables or userspace
 	Balance     string // roundrobin or random
 	Containerd  string // socket of the host's; "": embedded
@@ -247,10 +251,14 @@ func (n *Node) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	header, err := headers(n.cfg.ManifestURLHeader)
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Config{
 		NodeName: n.cfg.Name, Dir: n.cfg.Dir, Client: n.client, Informers: shared,
 		Runtime: runtime, Network: proxy.Network(), NodeIPs: []netip.Addr{n.ip}, Labels: n.labels,
-		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir, CgroupRoot: n.cfg.CgroupRoot,
+		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir, ManifestURL: n.cfg.ManifestURL, ManifestURLHeader: header, CgroupRoot: n.cfg.CgroupRoot,
 		SeccompUnconfined: !n.cfg.SeccompDefault, AllowedUnsafeSysctls: n.cfg.UnsafeSysctls,
 		Masters: n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
 	})
@@ -264,6 +272,19 @@ func (n *Node) run(ctx context.Context) error {
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return n.stayMember(ctx) })
 	return g.Wait()
+}
+
+// headers reads lines NAME:VALUE.
+func headers(lines []string) (http.Header, error) {
+	out := http.Header{}
+	for _, l := range lines {
+		name, value, ok := strings.Cut(l, ":")
+		if !ok || strings.TrimSpace(name) == "" {
+			return nil, fmt.Errorf("--manifest-url-header %q is not of the form NAME:VALUE", l)
+		}
+		out.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	return out, nil
 }
 
 func (n *Node) dialTunnel(ctx context.Context, addr string) (net.Conn, error) {

@@ -94,6 +94,8 @@ master and opens no port of its own. Its pods survive when it stops or is restar
 	f.StringVar(&cfg.Dir, "data-dir", "/var/lib/mgr/agent", "where its pods, images and certificates are")
 	f.StringSliceVar(&cfg.Labels, "node-label", nil, "label of the node, key=value (repeatable)")
 	f.StringVar(&cfg.ManifestDir, "manifest-dir", "", "directory with manifests of static pods")
+	f.StringVar(&cfg.ManifestURL, "manifest-url", "", "URL of manifests of static pods, asked for every 20s")
+	f.StringSliceVar(&cfg.ManifestURLHeader, "manifest-url-header", nil, "header sent to it, NAME:VALUE (repeatable)")
 	f.StringVar(&cfg.ServiceMode, "service-mode", "iptables", "how services are routed: iptables or userspace")
 	f.StringVar(&cfg.Balance, "balance", "random", "how the userspace mode picks a backend: roundrobin or random")
 	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "kubepods", "parent of all pods' cgroups")
