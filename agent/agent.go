@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"mgr/agent/devices"
 	"mgr/agent/env"
 	"mgr/agent/objects"
 	"mgr/agent/volume"
@@ -59,6 +60,8 @@ type Config struct {
 	SeccompUnconfined bool
 	// AllowedUnsafeSysctls are names, or prefixes ending in *, that pods may set beside the safe ones.
 	AllowedUnsafeSysctls []string
+	// DevicePluginDir is where device plug-ins register; "": Dir/device-plugins.
+	DevicePluginDir string
 	// Reserved is what pods cannot have of the capacity.
 	Reserved v1.ResourceList
 	// Unenforced: the pods' cgroup is limited to the capacity, not to what is left of it.
@@ -100,7 +103,9 @@ type Agent struct {
 	renewed     atomic.Int64 // when the node's lease was last renewed, in Unix nanoseconds
 	capacity    v1.ResourceList
 	sysctls     *sysctlRules
-	appArmor    bool // the kernel has it
+	devices     *devices.Manager
+	stirred     chan struct{} // something that the node's object tells of has changed
+	appArmor    bool          // the kernel has it
 
 	manifests manifests
 
@@ -138,6 +143,10 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.appArmor = appArmorEnabled()
+	a.stirred = make(chan struct{}, 1)
+	if a.devices, err = a.newDevices(); err != nil {
+		return nil, err
+	}
 	a.capacity, a.allocatable = resources(&cfg)
 	a.objects = objects.New(cfg.Client, a.refreshVolumes)
 	a.volumes = &volume.Manager{
@@ -170,6 +179,9 @@ func defaults(cfg *Config) {
 	}
 	if cfg.LogDir == "" {
 		cfg.LogDir = filepath.Join(cfg.Dir, "logs")
+	}
+	if cfg.DevicePluginDir == "" {
+		cfg.DevicePluginDir = filepath.Join(cfg.Dir, "device-plugins")
 	}
 	if cfg.SeccompDir == "" {
 		cfg.SeccompDir = filepath.Join(cfg.Dir, "seccomp")
@@ -216,7 +228,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("watching pods: %w", err)
 	}
 	for _, run := range []func(context.Context){
-		a.lister.run, a.watchExits, a.runCgroups, a.runNode, a.runLease, a.runStatic, a.runTunnels, a.images.run,
+		a.lister.run, a.runDevices, a.watchExits, a.runCgroups, a.runNode, a.runLease, a.runStatic, a.runTunnels, a.images.run,
 		a.pods.RunWithContext, a.node.RunWithContext,
 		func(ctx context.Context) { a.settle(ctx, reg) },
 	} {

@@ -99,7 +99,10 @@ func (w *worker) prepare(ctx context.Context) {
 	w.effect(ctx, func(ctx context.Context) func(time.Time) {
 		var sandbox Sandbox
 		var ips []netip.Addr
-		err := w.a.isolate(ctx, pod, &spec)
+		err := w.allocate(ctx, pod)
+		if err == nil {
+			err = w.a.isolate(ctx, pod, &spec)
+		}
 		if err == nil {
 			sandbox, err = w.a.runtime.EnsureSandbox(ctx, spec)
 		}
@@ -113,7 +116,7 @@ func (w *worker) prepare(ctx context.Context) {
 			v := &w.view
 			v.Sandbox.end(err, now, time.Second, time.Minute)
 			if err != nil {
-				if ctx.Err() == nil {
+				if ctx.Err() == nil && !errors.Is(err, errRefused) {
 					w.event(v1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
 				}
 				return
@@ -220,7 +223,7 @@ func (w *worker) release(ctx context.Context) {
 	w.view.Release.begin()
 	w.a.objects.Hold(w.uid, nil)
 	w.effect(ctx, func(ctx context.Context) func(time.Time) {
-		err := errors.Join(w.a.network.Teardown(ctx, w.uid), w.a.volumes.Unmount(ctx, w.uid))
+		err := errors.Join(w.a.network.Teardown(ctx, w.uid), w.a.volumes.Unmount(ctx, w.uid), w.a.devices.Release(w.uid))
 		return func(now time.Time) {
 			w.view.Release.end(err, now, time.Second, time.Minute)
 			w.show()

@@ -22,6 +22,7 @@ import (
 type fakeRuntime struct {
 	mu         sync.Mutex
 	sandboxes  map[string]Sandbox
+	wanted     map[string]SandboxSpec // as they were asked for
 	containers map[string]*Container
 	specs      map[string]ContainerSpec
 	images     map[string]Image
@@ -42,7 +43,7 @@ type fakeRuntime struct {
 
 func newFakeRuntime() *fakeRuntime {
 	return &fakeRuntime{
-		sandboxes: map[string]Sandbox{}, containers: map[string]*Container{}, specs: map[string]ContainerSpec{},
+		sandboxes: map[string]Sandbox{}, wanted: map[string]SandboxSpec{}, containers: map[string]*Container{}, specs: map[string]ContainerSpec{},
 		images: map[string]Image{"demo:1": {ID: "sha256:demo", Names: []string{"demo:1"}}}, exits: make(chan string, 100),
 		cgroups: map[string]cgroup.Limits{}, limits: map[string]cgroup.Limits{}, usage: map[string]cgroup.Usage{},
 	}
@@ -55,6 +56,7 @@ func (f *fakeRuntime) EnsureSandbox(_ context.Context, s SandboxSpec) (Sandbox, 
 		return Sandbox{}, f.down
 	}
 	f.calls = append(f.calls, "sandbox "+s.Pod.Name)
+	f.wanted[s.Pod.UID] = s
 	sb, ok := f.sandboxes[s.Pod.UID]
 	if !ok {
 		f.cgroups[s.CgroupParent] = s.Limits
@@ -156,6 +158,13 @@ func (f *fakeRuntime) Container(_ context.Context, id string) (Container, error)
 }
 
 func (f *fakeRuntime) Handlers() []Handler { return []Handler{{}, {Name: "runc"}} }
+
+func (f *fakeRuntime) sandboxSpec(uid string) (SandboxSpec, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.wanted[uid]
+	return s, ok
+}
 
 // exit makes a container end.
 func (f *fakeRuntime) exit(pod, name string, code int) {

@@ -118,8 +118,8 @@ func mountStatuses(c *v1.Container) []v1.VolumeMountStatus {
 }
 
 // volumeDevices lists the block volumes that the container gets as devices, as ContainerSpec.Devices has them.
-func (j *startJob) volumeDevices() ([]string, error) {
-	var out []string
+func (j *startJob) volumeDevices() ([]Device, error) {
+	var out []Device
 	for _, d := range j.spec.VolumeDevices {
 		mounted, ok := j.mounts[d.Name]
 		switch {
@@ -140,7 +140,7 @@ func (j *startJob) volumeDevices() ([]string, error) {
 		if info, err := os.Stat(device); err != nil || info.Mode()&os.ModeDevice == 0 {
 			return nil, fmt.Errorf("block volume %s: %s is no device", d.Name, mounted.Path)
 		}
-		out = append(out, device+":"+d.DevicePath+":"+access)
+		out = append(out, Device{Host: device, Path: d.DevicePath, Access: access})
 	}
 	return out, nil
 }

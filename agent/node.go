@@ -38,15 +38,8 @@ func (a *Agent) self() *v1.Node {
 
 // runNode registers the node and keeps its object true. A node at rest writes nothing: being alive is the lease's matter.
 func (a *Agent) runNode(ctx context.Context) {
-	changed := make(chan struct{}, 1)
-	signal := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
 	_, err := a.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { signal() }, UpdateFunc: func(_, _ any) { signal() }, DeleteFunc: func(any) { signal() },
+		AddFunc: func(any) { a.stir() }, UpdateFunc: func(_, _ any) { a.stir() }, DeleteFunc: func(any) { a.stir() },
 	})
 	if err != nil {
 		a.log.Error("watching the node's object", "err", err)
@@ -65,9 +58,17 @@ func (a *Agent) runNode(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-changed:
+		case <-a.stirred:
 		case <-time.After(wait):
 		}
+	}
+}
+
+// stir makes runNode look at once.
+func (a *Agent) stir() {
+	select {
+	case a.stirred <- struct{}{}:
+	default:
 	}
 }
 
@@ -148,7 +149,9 @@ func (a *Agent) register(ctx context.Context, health []condition) error {
 
 // fillStatus sets what the agent owns in the status; conditions of others and extended resources stay.
 func (a *Agent) fillStatus(s *v1.NodeStatus, health []condition, now time.Time) {
-	s.Capacity, s.Allocatable = overlay(s.Capacity, a.capacity), overlay(s.Allocatable, a.allocatable)
+	capacity, allocatable := a.devices.Resources()
+	s.Capacity = overlay(overlay(s.Capacity, capacity), a.capacity)
+	s.Allocatable = overlay(overlay(s.Allocatable, allocatable), a.allocatable)
 	s.Addresses = nil
 	for _, ip := range a.cfg.NodeIPs {
 		s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip.String()})

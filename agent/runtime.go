@@ -148,7 +148,7 @@ type ContainerSpec struct {
 	Env                   []string // NAME=value; the image's env comes first
 	WorkingDir            string
 	Mounts                []specs.Mount
-	Devices               []string
+	Devices               []Device
 	LogPath               string // CRI log format
 	Stdin, StdinOnce, TTY bool
 
@@ -176,6 +176,12 @@ type ContainerSpec struct {
 	Unified     map[string]string // files of cgroup v2
 	PidsLimit   int64
 	OOMScoreAdj int
+}
+
+// Device is a device of the node, or a directory of them, in a container.
+type Device struct {
+	Host, Path string // on the node, and in the container
+	Access     string // letters of rwm
 }
 
 // ContainerState is where a container is in its life.

@@ -72,6 +72,9 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 	if err := a.security(&s, j.pod, c); err != nil {
 		return s, err
 	}
+	if err := j.giveDevices(ctx, &s); err != nil {
+		return s, err
+	}
 	return s, j.checkUser(ctx, &s)
 }
 

@@ -74,6 +74,7 @@ func (w *worker) syncStatus(ctx context.Context, now time.Time) (decided bool) {
 		return false
 	}
 	want := computeStatus(v, &s.base, w.a.cfg.NodeIPs, now)
+	w.a.deviceStatus(w.uid, &want)
 	s.hold = time.Time{}
 	if due := v.Started.Add(settling); s.base.StartTime == nil && now.Before(due) && !v.ending() && uneventful(&want) {
 		s.hold = due

@@ -291,19 +291,11 @@ func (b *specBuilder) privileged(ctx context.Context) error {
 	return nil
 }
 
-// devices gives single devices of the host: PATH, or HOSTPATH:PATH[:rwm].
+// devices gives single devices of the host.
 func (b *specBuilder) devices(ctx context.Context) error {
 	for _, d := range b.spec.Devices {
-		parts := strings.SplitN(d, ":", 3)
-		host, inside, access := parts[0], parts[0], "rwm"
-		if len(parts) > 1 {
-			inside = parts[1]
-		}
-		if len(parts) > 2 {
-			access = parts[2]
-		}
-		if err := oci.WithDevices(host, inside, access)(ctx, nil, nil, b.Spec); err != nil {
-			return fmt.Errorf("device %s: %w", d, err)
+		if err := oci.WithDevices(d.Host, d.Path, cmpOr(d.Access, "rwm"))(ctx, nil, nil, b.Spec); err != nil {
+			return fmt.Errorf("device %s: %w", d.Host, err)
 		}
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,132 +20,10 @@ import (
 	"k8s.io/utils/ptr"
 
 	"mgr/agent/devices"
+	"mgr/agent/devices/devicestest"
 )
 
-const name = "example.com/thing"
-
-// fakePlugin offers devices as a real plug-in does, over its own socket.
-type fakePlugin struct {
-	plugin.UnimplementedDevicePluginServer
-	t       *testing.T
-	dir     string
-	options *plugin.DevicePluginOptions
-	prefer  []string
-	refuse  error
-
-	mu      sync.Mutex
-	list    []*plugin.Device
-	changed chan struct{}
-	calls   []string
-	server  *grpc.Server
-}
-
-func newPlugin(t *testing.T, dir string, ids ...string) *fakePlugin {
-	p := &fakePlugin{t: t, dir: dir, options: &plugin.DevicePluginOptions{}, changed: make(chan struct{}, 10)}
-	for _, id := range ids {
-		p.list = append(p.list, &plugin.Device{ID: id, Health: plugin.Healthy})
-	}
-	return p
-}
-
-// start serves and registers.
-func (p *fakePlugin) start(socket string) {
-	p.t.Helper()
-	listener, err := net.Listen("unix", filepath.Join(p.dir, socket))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.server = grpc.NewServer()
-	plugin.RegisterDevicePluginServer(p.server, p)
-	go func() { _ = p.server.Serve(listener) }()
-	p.t.Cleanup(p.server.Stop)
-	if err := register(p.t, p.dir, &plugin.RegisterRequest{Version: plugin.Version, Endpoint: socket, ResourceName: name}); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-func register(t *testing.T, dir string, q *plugin.RegisterRequest) error {
-	t.Helper()
-	conn, err := grpc.NewClient("unix://"+filepath.Join(dir, "kubelet.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	_, err = plugin.NewRegistrationClient(conn).Register(ctx, q, grpc.WaitForReady(true))
-	return err
-}
-
-func (p *fakePlugin) health(id, health string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, d := range p.list {
-		if d.ID == id {
-			p.list[i] = &plugin.Device{ID: id, Health: health}
-		}
-	}
-	p.changed <- struct{}{}
-}
-
-func (p *fakePlugin) called(what string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.calls = append(p.calls, what)
-}
-
-func (p *fakePlugin) said() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.calls)
-}
-
-func (p *fakePlugin) GetDevicePluginOptions(context.Context, *plugin.Empty) (*plugin.DevicePluginOptions, error) {
-	return p.options, nil
-}
-
-func (p *fakePlugin) ListAndWatch(_ *plugin.Empty, s plugin.DevicePlugin_ListAndWatchServer) error {
-	for {
-		p.mu.Lock()
-		list := slices.Clone(p.list)
-		p.mu.Unlock()
-		if err := s.Send(&plugin.ListAndWatchResponse{Devices: list}); err != nil {
-			return err
-		}
-		select {
-		case <-s.Context().Done():
-			return nil
-		case <-p.changed:
-		}
-	}
-}
-
-func (p *fakePlugin) Allocate(_ context.Context, q *plugin.AllocateRequest) (*plugin.AllocateResponse, error) {
-	ids := q.ContainerRequests[0].DevicesIds
-	p.called("allocate " + strings.Join(ids, ","))
-	if p.refuse != nil {
-		return nil, p.refuse
-	}
-	answer := &plugin.ContainerAllocateResponse{
-		Envs:        map[string]string{"THINGS": strings.Join(ids, ",")},
-		Annotations: map[string]string{"thing": "yes"},
-		Mounts:      []*plugin.Mount{{HostPath: "/lib/thing", ContainerPath: "/thing", ReadOnly: true}},
-	}
-	for _, id := range ids {
-		answer.Devices = append(answer.Devices, &plugin.DeviceSpec{HostPath: "/dev/null", ContainerPath: "/dev/" + id, Permissions: "rw"})
-	}
-	return &plugin.AllocateResponse{ContainerResponses: []*plugin.ContainerAllocateResponse{answer}}, nil
-}
-
-func (p *fakePlugin) GetPreferredAllocation(_ context.Context, q *plugin.PreferredAllocationRequest) (*plugin.PreferredAllocationResponse, error) {
-	p.called("prefer of " + strings.Join(q.ContainerRequests[0].AvailableDeviceIDs, ","))
-	return &plugin.PreferredAllocationResponse{ContainerResponses: []*plugin.ContainerPreferredAllocationResponse{{DeviceIDs: p.prefer}}}, nil
-}
-
-func (p *fakePlugin) PreStartContainer(_ context.Context, q *plugin.PreStartContainerRequest) (*plugin.PreStartContainerResponse, error) {
-	p.called("start " + strings.Join(q.DevicesIds, ","))
-	return &plugin.PreStartContainerResponse{}, nil
-}
+const name = devicestest.Resource
 
 // manager is one that runs until stop is called.
 type manager struct {
@@ -189,10 +64,6 @@ func run(t *testing.T, dir string) *manager {
 	}()
 	m.stop = sync.OnceFunc(func() { cancel(); <-done })
 	t.Cleanup(m.stop)
-	m.await("the manager's socket", func() bool {
-		_, err := os.Stat(filepath.Join(dir, "kubelet.sock"))
-		return err == nil
-	})
 	return m
 }
 
@@ -243,10 +114,10 @@ func (m *manager) has(uid string, c v1.Container) string {
 func TestAllocation(t *testing.T) {
 	dir := t.TempDir()
 	m := run(t, dir)
-	p := newPlugin(t, dir, "a", "b", "c")
-	p.options = &plugin.DevicePluginOptions{PreStartRequired: true, GetPreferredAllocationAvailable: true}
-	p.prefer = []string{"c", "nonsense"}
-	p.start("thing.sock")
+	p := devicestest.New(t, dir, "a", "b", "c")
+	p.Options = &plugin.DevicePluginOptions{PreStartRequired: true, GetPreferredAllocationAvailable: true}
+	p.Prefer = []string{"c", "nonsense"}
+	p.Start("thing.sock")
 	m.offers(3, 3)
 
 	one := container("main", 1)
@@ -261,8 +132,8 @@ func TestAllocation(t *testing.T) {
 		len(answer.Mounts) != 1 || answer.Annotations["thing"] != "yes" {
 		t.Errorf("the container gets %+v, %v", answer, err)
 	}
-	if want := []string{"prefer of a,b,c", "allocate c", "start c"}; !slices.Equal(p.said(), want) {
-		t.Errorf("the plug-in was asked %q, want %q", p.said(), want)
+	if want := []string{"prefer of a,b,c", "allocate c", "start c"}; !slices.Equal(p.Said(), want) {
+		t.Errorf("the plug-in was asked %q, want %q", p.Said(), want)
 	}
 	err = m.Allocate(t.Context(), pod("2", container("main", 3)))
 	if err == nil || err.Error() != "requested number of devices unavailable for example.com/thing. Requested: 3, Available: 2" {
@@ -284,11 +155,11 @@ func TestAllocation(t *testing.T) {
 	if err := m.Release("4"); err != nil {
 		t.Error(err)
 	}
-	p.refuse = errors.New("it is hot")
+	p.Refuse = errors.New("it is hot")
 	if err := m.Allocate(t.Context(), pod("5", one)); err == nil || !strings.Contains(err.Error(), "it is hot") {
 		t.Errorf("a refusal: %v", err)
 	}
-	p.refuse = nil
+	p.Refuse = nil
 	if err := m.Allocate(t.Context(), pod("6", container("main", 2))); err != nil {
 		t.Errorf("what was refused is not free again: %v", err)
 	}
@@ -301,7 +172,7 @@ func TestAllocation(t *testing.T) {
 func TestInitContainers(t *testing.T) {
 	dir := t.TempDir()
 	m := run(t, dir)
-	newPlugin(t, dir, "a", "b", "c").start("thing.sock")
+	devicestest.New(t, dir, "a", "b", "c").Start("thing.sock")
 	m.offers(3, 3)
 	init, sidecar, main := container("init", 2), container("sidecar", 1), container("main", 2)
 	sidecar.RestartPolicy = ptr.To(v1.ContainerRestartPolicyAlways)
@@ -322,14 +193,14 @@ func TestInitContainers(t *testing.T) {
 func TestHealth(t *testing.T) {
 	dir := t.TempDir()
 	m := run(t, dir)
-	p := newPlugin(t, dir, "a", "b")
-	p.start("thing.sock")
+	p := devicestest.New(t, dir, "a", "b")
+	p.Start("thing.sock")
 	m.offers(2, 2)
 	two := container("main", 2)
 	if err := m.Allocate(t.Context(), pod("1", two)); err != nil {
 		t.Fatal(err)
 	}
-	p.health("a", plugin.Unhealthy)
+	p.Health("a", plugin.Unhealthy)
 	m.offers(2, 1)
 	want := []v1.ResourceStatus{{Name: name, Resources: []v1.ResourceHealth{
 		{ResourceID: "a", Health: v1.ResourceHealthStatusUnhealthy}, {ResourceID: "b", Health: v1.ResourceHealthStatusHealthy}}}}
@@ -338,7 +209,7 @@ func TestHealth(t *testing.T) {
 	}) {
 		t.Errorf("status %+v, want %+v", got, want)
 	}
-	p.health("b", plugin.Unhealthy)
+	p.Health("b", plugin.Unhealthy)
 	m.offers(2, 0)
 	if err := m.Allocate(t.Context(), pod("2", container("main", 1))); err == nil || !strings.Contains(err.Error(), "no healthy devices present") {
 		t.Errorf("with nothing healthy: %v", err)
@@ -354,20 +225,20 @@ func TestHealth(t *testing.T) {
 func TestRestarts(t *testing.T) {
 	dir := t.TempDir()
 	m := run(t, dir)
-	p := newPlugin(t, dir, "a", "b")
-	p.start("thing.sock")
+	p := devicestest.New(t, dir, "a", "b")
+	p.Start("thing.sock")
 	m.offers(2, 2)
 	one := container("main", 1)
 	if err := m.Allocate(t.Context(), pod("1", one)); err != nil {
 		t.Fatal(err)
 	}
 	before := m.has("1", one)
-	p.server.Stop()
+	p.Server.Stop()
 	m.offers(2, 0) // its devices are there, and not to be had
 	if _, err := m.Start(t.Context(), "1", &one); err == nil || !strings.Contains(err.Error(), "gone") {
 		t.Errorf("start without the plug-in: %v", err)
 	}
-	newPlugin(t, dir, "a", "b").start("again.sock")
+	devicestest.New(t, dir, "a", "b").Start("again.sock")
 	m.offers(2, 2)
 	if after := m.has("1", one); after != before {
 		t.Errorf("a plug-in's restart changed %q to %q", before, after)
@@ -376,7 +247,7 @@ func TestRestarts(t *testing.T) {
 
 	m = run(t, dir)
 	m.offers(0, 0)
-	newPlugin(t, dir, "a", "b").start("third.sock")
+	devicestest.New(t, dir, "a", "b").Start("third.sock")
 	m.offers(2, 2)
 	if err := m.Allocate(t.Context(), pod("1", one)); err != nil {
 		t.Fatal(err)
@@ -392,7 +263,7 @@ func TestRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	m = run(t, dir)
-	newPlugin(t, dir, "a").start("fourth.sock")
+	devicestest.New(t, dir, "a").Start("fourth.sock")
 	m.offers(1, 1)
 }
 
@@ -400,13 +271,13 @@ func TestRestarts(t *testing.T) {
 func TestTakeover(t *testing.T) {
 	dir := t.TempDir()
 	m := run(t, dir)
-	old := newPlugin(t, dir, "a")
-	old.start("old.sock")
+	old := devicestest.New(t, dir, "a")
+	old.Start("old.sock")
 	m.offers(1, 1)
-	newPlugin(t, dir, "a", "b").start("new.sock")
+	devicestest.New(t, dir, "a", "b").Start("new.sock")
 	m.offers(2, 2)
-	old.health("a", plugin.Unhealthy)
-	old.server.Stop()
+	old.Health("a", plugin.Unhealthy)
+	old.Server.Stop()
 	if err := m.Allocate(t.Context(), pod("1", container("main", 2))); err != nil {
 		t.Error(err)
 	}
@@ -425,7 +296,7 @@ func TestRefusedRegistrations(t *testing.T) {
 		{Version: plugin.Version, Endpoint: "x.sock", ResourceName: "node.kubernetes.io/x"},
 		{Version: plugin.Version, Endpoint: "x.sock", ResourceName: "a/b/c"},
 	} {
-		if err := register(t, dir, q); err == nil {
+		if err := devicestest.Register(t, dir, q); err == nil {
 			t.Errorf("%+v was taken", q)
 		}
 	}
