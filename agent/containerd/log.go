@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,61 +16,99 @@ import (
 // maxLogLine is where a line of output is cut into partial entries, in bytes, as CRI runtimes do it.
 const maxLogLine = 16 << 10
 
+// rotatedTime is the form of the time in the name of a rotated log.
+const rotatedTime = "20060102-150405.000000000"
+
+// logLook is how often, at most, a writer looks whether its file is still the one at its path.
+const logLook = time.Second
+
 // logWriter records a container's output in the CRI format, one entry for each line:
 //
 //	2026-11-23T03:10:42.123456789Z stdout F the line
 //
 // F is a full line or the last part of one, P a part that is followed by another. When the file grows beyond its limit it is
-// renamed to <path>.<time> and a new one begun; of these the newest are kept.
+// renamed to <path>.<time> and a new one begun; of these the newest are kept. A file that somebody removes is made anew. What a full
+// or broken disk does not take is dropped, and counted: a container that waited for its log would hang with all that depends on it.
 type logWriter struct {
-	path  string
-	limit int64
-	files int
+	path   string // "": nothing is recorded
+	limit  int64
+	files  int
+	logger *slog.Logger
 
-	mu   sync.Mutex
-	file *os.File
-	size int64
-	buf  []byte
+	mu      sync.Mutex
+	file    *os.File
+	size    int64
+	buf     []byte
+	looked  time.Time
+	dropped int // entries since the last that was written
 }
 
-func openLogWriter(path string, limit int64, files int) (*logWriter, error) {
-	w := &logWriter{path: path, limit: limit, files: files}
+func openLogWriter(path string, limit int64, files int, logger *slog.Logger) (*logWriter, error) {
+	w := &logWriter{path: path, limit: limit, files: files, logger: logger}
 	if path == "" {
 		return w, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the log's directory: %w", err)
 	}
 	return w, w.open()
 }
 
+// open opens the file to append to it. The end of an entry that an agent did not live to write is cut off: it is still in the pipe.
 func (w *logWriter) open() error {
-	f, err := os.OpenFile(w.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	if err := os.MkdirAll(filepath.Dir(w.path), 0o755); err != nil {
+		return fmt.Errorf("make the log's directory: %w", err)
+	}
+	f, err := os.OpenFile(w.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o640)
 	if err != nil {
 		return fmt.Errorf("open the container's log: %w", err)
 	}
-	info, err := f.Stat()
+	size, err := endOfEntries(f)
 	if err != nil {
 		return errors.Join(fmt.Errorf("open the container's log: %w", err), f.Close())
 	}
-	w.file, w.size = f, info.Size()
+	w.file, w.size, w.looked = f, size, time.Now()
 	return nil
 }
 
-// write appends the entries of complete and partial lines. It takes whole entries to the file in one write each time, so
-// a reader never sees half a line of ours. A file is over the limit by at most one entry.
-func (w *logWriter) write(stream string, lines []logLine) error {
+// endOfEntries cuts f off behind its last newline, if that is near, and returns its size.
+func endOfEntries(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return 0, err
+	}
+	size := info.Size()
+	from := max(0, size-2*maxLogLine)
+	tail := make([]byte, size-from)
+	if _, err := f.ReadAt(tail, from); err != nil {
+		return size, err
+	}
+	end := from + int64(bytes.LastIndexByte(tail, '\n')) + 1
+	if end == size || end == from && from > 0 { // no entry is that long: it is not of our writing
+		return size, nil
+	}
+	return end, f.Truncate(end)
+}
+
+// write appends entries. They go to the file whole, so a reader never sees half a line of ours. A file is over the limit by at most
+// one entry.
+func (w *logWriter) write(stream string, lines []logLine) {
+	if w.path == "" || len(lines) == 0 {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.buf = w.buf[:0]
-	now := time.Now().UTC()
-	for _, l := range lines {
-		if w.size+int64(len(w.buf)) >= w.limit {
-			if err := w.flush(); err != nil {
-				return err
+	now := time.Now()
+	err := w.ready(now)
+	waiting := 0 // entries in buf
+	for i, l := range lines {
+		if err == nil && w.size+int64(len(w.buf)) >= w.limit {
+			if err = w.flush(&waiting); err == nil {
+				err = w.rotate(now.UTC())
 			}
 		}
-		w.buf = now.AppendFormat(w.buf, time.RFC3339Nano)
+		if err != nil {
+			w.drop(waiting+len(lines)-i, err)
+			return
+		}
+		w.buf = now.UTC().AppendFormat(w.buf, time.RFC3339Nano)
 		w.buf = append(w.buf, ' ')
 		w.buf = append(w.buf, stream...)
 		if l.partial {
@@ -78,52 +118,107 @@ func (w *logWriter) write(stream string, lines []logLine) error {
 		}
 		w.buf = append(w.buf, l.text...)
 		w.buf = append(w.buf, '\n')
+		waiting++
 	}
-	return w.flush()
+	if err := w.flush(&waiting); err != nil {
+		w.drop(waiting, err)
+	}
 }
 
-// flush writes what is in buf, and begins a new file when this one has reached the limit.
-func (w *logWriter) flush() error {
-	if w.file == nil {
+// drop counts entries that are lost, and says so once.
+func (w *logWriter) drop(entries int, err error) {
+	w.buf = w.buf[:0]
+	if w.dropped == 0 {
+		w.logger.Error("output of a container is lost: its log cannot be written", "err", err)
+	}
+	w.dropped += entries
+}
+
+// ready makes sure that there is a file, and now and then that it is the one at the path: somebody may have removed, moved or
+// emptied it.
+func (w *logWriter) ready(now time.Time) error {
+	if w.file != nil && now.Sub(w.looked).Abs() < logLook {
+		return nil
+	}
+	if w.file != nil {
+		w.looked = now
+		there, err := os.Stat(w.path)
+		mine, err2 := w.file.Stat()
+		if err == nil && err2 == nil && os.SameFile(there, mine) {
+			w.size = mine.Size()
+			return nil
+		}
+		_ = w.file.Close() // it is not ours any more
+		w.file = nil
+	}
+	return w.open()
+}
+
+// flush writes what is in buf, all or nothing.
+func (w *logWriter) flush(waiting *int) error {
+	if len(w.buf) == 0 {
 		return nil
 	}
 	n, err := w.file.Write(w.buf)
 	w.buf = w.buf[:0]
-	w.size += int64(n)
 	if err != nil {
+		if info, statErr := w.file.Stat(); n > 0 && statErr == nil {
+			err = errors.Join(err, w.file.Truncate(max(0, info.Size()-int64(n))))
+		}
 		return fmt.Errorf("write the container's log: %w", err)
 	}
-	if w.size >= w.limit {
-		return w.rotate(time.Now().UTC())
+	w.size += int64(n)
+	*waiting = 0
+	if w.dropped > 0 {
+		w.logger.Warn("the log of a container is written again", "lostEntries", w.dropped)
+		w.dropped = 0
 	}
 	return nil
 }
 
+// rotate gives the file its dated name, makes a new one, and removes the oldest.
 func (w *logWriter) rotate(now time.Time) error {
-	if w.files > 1 {
-		if err := os.Rename(w.path, w.path+"."+now.Format("20060102-150405.000000000")); err != nil {
-			return fmt.Errorf("rotate the container's log: %w", err)
-		}
-	} else if err := os.Remove(w.path); err != nil {
-		return fmt.Errorf("rotate the container's log: %w", err)
-	}
-	err := w.file.Close()
-	w.file = nil
-	if err := errors.Join(err, w.open()); err != nil {
-		return err
-	}
 	old, err := filepath.Glob(w.path + ".[0-9]*")
 	if err != nil {
 		return fmt.Errorf("find old logs: %w", err)
 	}
 	slices.Sort(old)
+	if w.files > 1 {
+		name := w.rotatedName(now, old)
+		err = os.Rename(w.path, name)
+		old = append(old, name)
+	} else {
+		err = os.Remove(w.path)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("rotate the container's log: %w", err)
+	}
+	err = w.file.Close()
+	w.file = nil
+	if err := errors.Join(err, w.open()); err != nil {
+		return err
+	}
 	for len(old) > w.files-1 {
-		if err := os.Remove(old[0]); err != nil {
+		if err := os.Remove(old[0]); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove an old log: %w", err)
 		}
 		old = old[1:]
 	}
 	return nil
+}
+
+// rotatedName is later than those of all older files, even when the clock has gone back: readers go by the names.
+func (w *logWriter) rotatedName(now time.Time, old []string) string {
+	name := w.path + "." + now.Format(rotatedTime)
+	if len(old) == 0 || name > old[len(old)-1] {
+		return name
+	}
+	last := old[len(old)-1]
+	at, err := time.Parse(rotatedTime, strings.TrimPrefix(last, w.path+"."))
+	if err != nil {
+		return last + "0"
+	}
+	return w.path + "." + at.Add(time.Nanosecond).Format(rotatedTime)
 }
 
 func (w *logWriter) close() error {
@@ -143,40 +238,23 @@ type logLine struct {
 	partial bool
 }
 
-// lineCutter cuts a stream of bytes into lines. What it returns is valid until the next call.
-type lineCutter struct {
-	rest  []byte // the beginning of a line whose end has not come yet
-	lines []logLine
-}
-
-func (c *lineCutter) cut(p []byte) []logLine {
-	c.lines = c.lines[:0]
-	data := p
-	if len(c.rest) > 0 {
-		data = append(c.rest, p...)
-	}
+// cutLines cuts data into entries and appends them to lines; used is how much of data they are. What is left is the beginning of a
+// line; with last it is an entry, too. The entries point into data.
+func cutLines(lines []logLine, data []byte, last bool) (_ []logLine, used int) {
 	for {
-		i := bytes.IndexByte(data, '\n')
+		rest := data[used:]
+		i := bytes.IndexByte(rest, '\n')
 		switch {
-		case i < 0 && len(data) < maxLogLine:
-			c.rest = append([]byte(nil), data...)
-			return c.lines
-		case i < 0 || i > maxLogLine:
-			c.lines = append(c.lines, logLine{text: data[:maxLogLine], partial: true})
-			data = data[maxLogLine:]
+		case i >= 0 && i <= maxLogLine:
+			lines = append(lines, logLine{text: rest[:i]})
+			used += i + 1
+		case len(rest) >= maxLogLine:
+			lines = append(lines, logLine{text: rest[:maxLogLine], partial: true})
+			used += maxLogLine
+		case last && len(rest) > 0:
+			return append(lines, logLine{text: rest, partial: true}), len(data)
 		default:
-			c.lines = append(c.lines, logLine{text: data[:i]})
-			data = data[i+1:]
+			return lines, used
 		}
 	}
-}
-
-// end returns what is left when the stream has ended without a newline.
-func (c *lineCutter) end() []logLine {
-	if len(c.rest) == 0 {
-		return nil
-	}
-	last := []logLine{{text: c.rest, partial: true}}
-	c.rest = nil
-	return last
 }

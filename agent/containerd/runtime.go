@@ -65,6 +65,7 @@ type Runtime struct {
 	snaps    snapshots.Snapshotter
 	images   imageCache
 	pulling  pullLeases
+	kits     kits
 	shims    shims
 	cgroups  *cgroup.FS
 	oomMin   int // the lowest oom_score_adj that containers may be given
@@ -180,6 +181,7 @@ func (r *Runtime) Close() error {
 	}
 	r.mu.Unlock()
 	r.wg.Wait()
+	r.kits.close()
 	return r.client.Close()
 }
 

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ type stdio struct {
 	done   chan struct{} // closed when all pumps have ended
 
 	stdin   io.WriteCloser // nil without stdin
-	outputs []io.Closer
+	outputs []output
 
 	mu       sync.Mutex
 	attached map[*attachment]struct{}
@@ -64,22 +65,9 @@ type chunk struct {
 	data   []byte
 }
 
-// openOutput opens the reading end of an output pipe: a new one, which the shim has not opened yet, or one that an earlier agent
-// made. There the writer may be gone already, and an open that waited for it would never see what it left.
-func openOutput(ctx context.Context, path string, adopt bool) (io.ReadCloser, error) {
-	if adopt {
-		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-		if err != nil { // not (*os.File)(nil)
-			return nil, err
-		}
-		return f, nil
-	}
-	return fifo.OpenFifo(ctx, path, syscall.O_RDONLY|syscall.O_CREAT|syscall.O_NONBLOCK, 0o600)
-}
-
 // openIO makes the container's pipes, or adopts those of an earlier agent, and begins to record what comes out of them.
 func (r *Runtime) openIO(c *container, adopt bool) error {
-	log, err := openLogWriter(c.info.LogPath, r.cfg.LogSize, r.cfg.LogFiles)
+	log, err := openLogWriter(c.info.LogPath, r.cfg.LogSize, r.cfg.LogFiles, r.cfg.Log.With("container", c.info.ID))
 	if err != nil {
 		return err
 	}
@@ -90,29 +78,25 @@ func (r *Runtime) openIO(c *container, adopt bool) error {
 	ctx, cancel := context.WithCancel(r.ctx)
 	s := &stdio{paths: paths, log: log, logger: r.cfg.Log.With("container", c.info.ID), cancel: cancel,
 		done: make(chan struct{}), attached: map[*attachment]struct{}{}}
-	pipes := map[string]io.ReadCloser{}
 	for stream, path := range map[string]string{"stdout": paths.stdout, "stderr": paths.stderr} {
 		if path == "" {
 			continue
 		}
-		pipe, err := openOutput(ctx, path, adopt)
-		if err != nil {
+		if err := s.open(stream, path, adopt, &r.kits); err != nil {
 			cancel()
-			return errors.Join(fmt.Errorf("open the container's %s: %w", stream, err), log.close())
+			return errors.Join(fmt.Errorf("open the container's %s: %w", stream, err), s.closeOutputs(), log.close())
 		}
-		pipes[stream] = pipe
-		s.outputs = append(s.outputs, pipe)
 	}
 	if paths.stdin != "" {
 		s.stdin, err = fifo.OpenFifo(ctx, paths.stdin, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_NONBLOCK, 0o600)
 		if err != nil {
 			cancel()
-			return errors.Join(fmt.Errorf("open the container's stdin: %w", err), log.close())
+			return errors.Join(fmt.Errorf("open the container's stdin: %w", err), s.closeOutputs(), log.close())
 		}
 	}
 	var pumps sync.WaitGroup
-	for stream, pipe := range pipes {
-		pumps.Go(func() { s.pump(stream, pipe) })
+	for _, o := range s.outputs {
+		pumps.Go(func() { s.pump(o.stream, o.outPipe, o.batch) })
 	}
 	r.wg.Go(func() {
 		pumps.Wait()
@@ -122,26 +106,73 @@ func (r *Runtime) openIO(c *container, adopt bool) error {
 	return nil
 }
 
-// pump records one stream until it ends or is detached.
-func (s *stdio) pump(stream string, pipe io.ReadCloser) {
-	defer pipe.Close()
-	var cutter lineCutter
-	buf := make([]byte, 32<<10)
-	complain := sync.OnceFunc(func() { s.logger.Error("output of a container is lost: its log cannot be written") })
-	for {
-		n, err := pipe.Read(buf)
-		if n > 0 {
-			if lines := cutter.cut(buf[:n]); len(lines) > 0 && s.log.write(stream, lines) != nil {
-				complain()
-			}
-			s.feed(stream == "stderr", buf[:n])
-		}
-		if err != nil {
-			break
-		}
+// output is one stream with the note of what of it is being logged.
+type output struct {
+	stream string
+	*outPipe
+	*batch
+}
+
+func (s *stdio) open(stream, path string, adopt bool, kits *kits) error {
+	pipe, err := openOutput(path, adopt, kits)
+	if err != nil {
+		return err
 	}
-	if rest := cutter.end(); rest != nil && s.log.write(stream, rest) != nil {
-		complain()
+	note, err := openBatch(path + ".batch")
+	if err != nil {
+		return errors.Join(err, pipe.file.Close())
+	}
+	s.outputs = append(s.outputs, output{stream, pipe, note})
+	return nil
+}
+
+func (s *stdio) closeOutputs() error {
+	var errs []error
+	for _, o := range s.outputs {
+		errs = append(errs, o.outPipe.file.Close(), o.batch.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// pump records one stream until it ends or is detached. What is taken from the pipe is in the log.
+func (s *stdio) pump(stream string, pipe *outPipe, note *batch) {
+	defer pipe.file.Close()
+	defer note.file.Close()
+	held := 0 // the beginning of a line whose end has not come yet: it stays in the pipe
+	var lines []logLine
+	for {
+		k, ended, err := pipe.look(held)
+		if err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				s.logger.Error("output of a container is not read any more", "stream", stream, "err", err)
+			}
+			return
+		}
+		var used int
+		if note.logged(s.log, stream, k.data) {
+			used = note.left
+		} else {
+			lines, used = cutLines(lines[:0], k.data, ended)
+			if used > 0 {
+				note.set(used)
+			}
+			s.log.write(stream, lines)
+		}
+		note.left = 0
+		var fresh []byte
+		if s.watched() {
+			fresh = bytes.Clone(k.data[held:])
+		}
+		held = len(k.data) - used
+		err = pipe.take(used, k.buf)
+		if used > 0 {
+			note.set(0)
+		}
+		pipe.kits.put(k)
+		s.feed(stream == "stderr", fresh)
+		if ended && held == 0 || err != nil {
+			return
+		}
 	}
 }
 
@@ -165,6 +196,9 @@ func (s *stdio) finish() {
 // feed gives output to the attached clients. It waits for a slow one, as a terminal would, but not for ever: a client that
 // hangs must not stop a container.
 func (s *stdio) feed(stderr bool, data []byte) {
+	if len(data) == 0 {
+		return
+	}
 	s.mu.Lock()
 	targets := make([]*attachment, 0, len(s.attached))
 	for a := range s.attached {
@@ -174,7 +208,7 @@ func (s *stdio) feed(stderr bool, data []byte) {
 	if len(targets) == 0 {
 		return
 	}
-	c := chunk{stderr: stderr, data: append([]byte(nil), data...)}
+	c := chunk{stderr: stderr, data: data}
 	timer := time.NewTimer(slowReader)
 	defer timer.Stop()
 	for _, a := range targets {
@@ -186,6 +220,13 @@ func (s *stdio) feed(stderr bool, data []byte) {
 			s.leave(a)
 		}
 	}
+}
+
+// watched: somebody is attached.
+func (s *stdio) watched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.attached) > 0
 }
 
 // join attaches a client; false when the output has ended.
@@ -224,6 +265,6 @@ func (s *stdio) drain(ctx context.Context, patience time.Duration) {
 func (s *stdio) detach() {
 	s.cancel()
 	for _, o := range s.outputs {
-		_ = o.Close()
+		o.letGo()
 	}
 }

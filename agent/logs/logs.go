@@ -1,6 +1,6 @@
 // Package logs reads container logs in the CRI format ("<RFC 3339 nanoseconds> <stdout|stderr> <P|F> <text>"), as the
-// runtime writes them, with the filters of kubectl logs. Following goes on across rotation: the writer renames the file
-// to <path>.<time> and begins a new one at the same path.
+// runtime writes them, with the filters of kubectl logs. The writer rotates: it renames the file to <path>.<time> and begins a new one
+// at the same path; a reader sees what is left of all of them as one log, and follows from each to the next (files.go).
 package logs
 
 import (
@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"sort"
 	"time"
 )
 
@@ -55,15 +53,12 @@ type reader struct {
 }
 
 func (r *reader) read(ctx context.Context, path string, ended func() bool, flush func()) error {
-	f, err := os.Open(path)
+	c, err := r.begin(path)
 	if err != nil {
-		return fmt.Errorf("failed to open log file %q: %w", path, err)
-	}
-	defer func() { f.Close() }()
-	if err := r.seekTail(f, path); err != nil {
 		return err
 	}
-	in := &lineReader{r: f}
+	defer func() { c.f.Close() }()
+	in := &lineReader{r: c.f}
 	for {
 		// Asked before reading: what was written before the end is read after it.
 		over := !r.o.Follow || ended != nil && ended()
@@ -73,15 +68,15 @@ func (r *reader) read(ctx context.Context, path string, ended func() bool, flush
 		if flush != nil {
 			flush()
 		}
-		next, err := rotated(f, path)
+		next, err := c.next()
 		if err != nil {
 			return err
 		}
 		if next != nil {
 			// The writer may have added to the old file between our last read and its renaming.
 			err := r.drain(in)
-			f.Close()
-			f, in = next, &lineReader{r: next}
+			c.f.Close()
+			c, in = next, &lineReader{r: next.f}
 			if err != nil {
 				return err
 			}
@@ -96,29 +91,6 @@ func (r *reader) read(ctx context.Context, path string, ended func() bool, flush
 		case <-time.After(Poll):
 		}
 	}
-}
-
-// rotated returns the new file when path is no longer f.
-func rotated(f *os.File, path string) (*os.File, error) {
-	now, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("following %q: %w", path, err)
-	}
-	was, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("following %q: %w", path, err)
-	}
-	if os.SameFile(was, now) {
-		return nil, nil
-	}
-	next, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("following %q: %w", path, err)
-	}
-	return next, nil
 }
 
 func (r *reader) drain(in *lineReader) error {
@@ -226,33 +198,6 @@ func (l *lineReader) next() ([]byte, error) {
 	return part, nil
 }
 
-// seekTail prints from rotated files what belongs to the tail but is no longer in f, and moves f to where the rest begins.
-func (r *reader) seekTail(f *os.File, path string) error {
-	if r.o.Tail == nil {
-		return nil
-	}
-	missing, err := tailOffset(f, *r.o.Tail)
-	if err != nil {
-		return fmt.Errorf("finding the tail of %q: %w", path, err)
-	}
-	if missing <= 0 {
-		return nil
-	}
-	olds := Rotated(path)
-	if len(olds) == 0 {
-		return nil
-	}
-	old, err := os.Open(olds[len(olds)-1])
-	if err != nil {
-		return nil // it was removed meanwhile; the tail is shorter then
-	}
-	defer old.Close()
-	if _, err := tailOffset(old, missing); err != nil {
-		return fmt.Errorf("finding the tail of %q: %w", path, err)
-	}
-	return r.drain(&lineReader{r: old})
-}
-
 // tailOffset moves f to its last n lines and returns how many lines it lacks.
 func tailOffset(f *os.File, n int64) (missing int64, err error) {
 	end, err := f.Seek(0, io.SeekEnd)
@@ -284,22 +229,6 @@ func tailOffset(f *os.File, n int64) (missing int64, err error) {
 	}
 	_, err = f.Seek(0, io.SeekStart)
 	return n - found, err
-}
-
-// Rotated lists the uncompressed older files of a log, oldest first.
-func Rotated(path string) []string {
-	all, err := filepath.Glob(path + ".*")
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, p := range all {
-		if filepath.Ext(p) != ".gz" && filepath.Ext(p) != ".tmp" {
-			out = append(out, p)
-		}
-	}
-	sort.Strings(out)
-	return out
 }
 
 // LastWords returns the end of a log, at most so many lines and bytes; "" if there is none.
