@@ -115,6 +115,7 @@ type Agent struct {
 	settled bool               // the API's pods are known: what is not wanted may be removed
 	wg      sync.WaitGroup     // workers
 	saved   map[string]int64   // generation of each pod written down
+	saving  sync.Mutex         // held while one is
 	mirrors chan struct{}      // static pods and mirrors are to be looked at
 	begun   time.Time
 	crowd   chan struct{} // pods came, went or changed their size

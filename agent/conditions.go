@@ -33,6 +33,7 @@ func setConditions(v *view, s, base *v1.PodStatus, now time.Time) {
 		ok, reason, message = restartingAll(v, s)
 		set(v1.AllContainersRestarting, ok, reason, message)
 	}
+	resizeConditions(v, s)
 	if v.Verdict != nil {
 		for _, c := range v.Verdict.Conditions {
 			c.ObservedGeneration = v.Pod.Generation

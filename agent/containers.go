@@ -22,7 +22,7 @@ import (
 // start creates and starts one instance of a container, and runs its postStart hook.
 func (w *worker) start(e errand, attempt int, now time.Time) {
 	m := e.member
-	if m.exited() {
+	if m.exited() && !m.Resized {
 		m.restarted(now)
 	}
 	job := startJob{
@@ -56,6 +56,8 @@ func (w *worker) started(m *member, job *startJob, now time.Time) {
 	m.Wait, m.Kill, m.Starts, m.Hooked = nil, nil, 0, false
 	m.Told, m.PreStopped, m.Former, m.StopBy = false, false, false, time.Time{}
 	m.Started, m.Ready = false, false
+	m.Resized = false
+	m.Size, m.Sized = sizeOf(job.pod, job.spec), job.spec.Resources.DeepCopy()
 	w.touched[m.Spec.Name] = now
 }
 

@@ -42,6 +42,11 @@ func (w *worker) begin(ctx context.Context, a action, now time.Time) (decided bo
 	case doFail:
 		w.judge(verdict{Reason: a.Reason, Message: a.Message})
 		return true
+	case doResize:
+		return w.resize(ctx, now)
+	case doResized:
+		w.resized()
+		return true
 	case doReset:
 		w.reset(ctx, now)
 	case doRelease:

@@ -82,6 +82,9 @@ func (f *fakeRuntime) RemoveSandbox(_ context.Context, uid string) error {
 func (f *fakeRuntime) SetCgroup(_ context.Context, name string, l cgroup.Limits) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if strings.Contains(name, "/pod") {
+		f.calls = append(f.calls, fmt.Sprintf("cgroup %s %+v", name, l))
+	}
 	f.cgroups[name] = f.cgroups[name].Merge(l)
 	return f.down
 }

@@ -145,6 +145,8 @@ func (a *Agent) runCgroups(ctx context.Context) {
 	defer mend.Stop()
 	enforced, failed := false, false
 	for {
+		a.grant()
+		a.saveGranted()
 		if err := a.syncCgroups(ctx, !enforced); err != nil && ctx.Err() == nil {
 			if !failed {
 				a.nodeEvent(v1.EventTypeWarning, "FailedNodeAllocatableEnforcement", "Failed to update Node Allocatable Limits %q: %v", a.cfg.CgroupRoot, err)

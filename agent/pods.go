@@ -46,10 +46,13 @@ func (a *Agent) ensure(ctx context.Context, pod *v1.Pod) {
 			return // an echo of its own last writes
 		}
 		a.objects.Hold(uid, a.holds(pod))
-		w.tell(func(in *inbox) { in.pod = pod })
+		a.propose(w, pod)
 		return
 	}
-	known := a.lister.of(uid)
+	known, wish := a.lister.of(uid), pod
+	if len(known) > 0 || pod.Status.StartTime != nil {
+		pod = a.remembered(pod)
+	}
 	var reject *verdict
 	if len(known) == 0 && pod.DeletionTimestamp == nil && pod.Status.Phase != v1.PodFailed && pod.Status.Phase != v1.PodSucceeded && pod.Status.StartTime == nil {
 		reject = a.admit(pod)
@@ -58,6 +61,9 @@ func (a *Agent) ensure(ctx context.Context, pod *v1.Pod) {
 	w.observe(known, time.Now(), time.Now())
 	w.show()
 	a.workers[uid] = w
+	if wish != pod {
+		w.wish = wish
+	}
 	if reject == nil {
 		a.objects.Hold(uid, a.holds(pod))
 		a.crowdChanged()

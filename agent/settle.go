@@ -36,6 +36,7 @@ func (a *Agent) settle(ctx context.Context, pods cache.ResourceEventHandlerRegis
 	a.mu.Lock()
 	a.settled = true
 	a.mu.Unlock()
+	a.crowdChanged()
 	a.forget(ctx)
 	if err := a.sweep(ctx); err != nil && ctx.Err() == nil {
 		a.log.Warn("cleaning up after pods that are gone", "err", err)
@@ -46,7 +47,7 @@ func (a *Agent) checkpointPath(uid string) string {
 	return filepath.Join(a.volumes.PodDir(uid), "pod.json")
 }
 
-// checkpoint writes the pod down, so that an agent that starts while no master answers knows what to run.
+// checkpoint writes the pod down as it was granted, so that an agent that starts while no master answers knows what to run.
 func (a *Agent) checkpoint(pod *v1.Pod) {
 	if pod.DeletionTimestamp != nil {
 		return
@@ -58,6 +59,11 @@ func (a *Agent) checkpoint(pod *v1.Pod) {
 	a.mu.Unlock()
 	if known && saved == pod.Generation {
 		return
+	}
+	a.saving.Lock()
+	defer a.saving.Unlock()
+	if w := a.worker(uid); w != nil {
+		pod = w.look().pod
 	}
 	path := a.checkpointPath(uid)
 	b, err := json.Marshal(pod)

@@ -39,6 +39,9 @@ func computeStatus(v *view, base *v1.PodStatus, host []netip.Addr, now time.Time
 			s.InitContainerStatuses = append(s.InitContainerStatuses, c)
 		}
 	}
+	if s.Resources == nil || v.Resize.Progress == nil {
+		s.AllocatedResources, s.Resources = podResources(v.Pod)
+	}
 	s.Phase = computePhase(v, base.Phase)
 	if v.Verdict != nil && s.Phase == v1.PodFailed {
 		s.Reason, s.Message = v.Verdict.Reason, v.Verdict.Message
@@ -86,7 +89,7 @@ func containerStatus(v *view, m *member) v1.ContainerStatus {
 	}
 	s.VolumeMounts = mountStatuses(m.Spec)
 	if m.Current != nil || m.Previous != nil {
-		s.Resources, s.AllocatedResources = m.Spec.Resources.DeepCopy(), m.Spec.Resources.Requests.DeepCopy()
+		s.Resources, s.AllocatedResources = actualResources(m), m.Spec.Resources.Requests.DeepCopy()
 	}
 	if c := m.Current; c != nil {
 		s.RestartCount, s.ContainerID, s.ImageID = int32(c.Attempt), containerID(c), c.ImageID

@@ -36,13 +36,15 @@ const (
 	doHoldRestart             // say CrashLoopBackOff
 	doHoldPull                // say ImagePullBackOff
 	doFail                    // pass a verdict on the pod
+	doResize                  // bring the cgroups to the granted size
+	doResized                 // say that they have it
 	doReset                   // forget all containers, to begin the pod anew
 	doRelease                 // give back network and volumes
 	doRemove                  // remove containers, sandbox, directories
 	doDelete                  // delete the API object
 )
 
-var verbNames = [...]string{"prepare", "mount", "pull", "start", "pre-stop", "stop", "cancel", "hold-restart", "hold-pull", "fail", "reset", "release", "remove", "delete"}
+var verbNames = [...]string{"prepare", "mount", "pull", "start", "pre-stop", "stop", "cancel", "hold-restart", "hold-pull", "fail", "resize", "resized", "reset", "release", "remove", "delete"}
 
 func (v verb) String() string { return verbNames[v] }
 
@@ -79,7 +81,8 @@ type plan struct {
 	Wake    time.Time
 	Done    bool // nothing is left to do, ever: the worker ends
 
-	blocked bool // an earlier container is not up yet
+	blocked  bool // an earlier container is not up yet
+	resizing bool // the pod changes its size
 }
 
 func (p *plan) act(a action) { p.Actions = append(p.Actions, a) }
@@ -123,6 +126,7 @@ func stepUp(v *view, now time.Time) plan {
 	}
 	p.stage(&v.Sandbox, doPrepare, now)
 	p.stage(&v.Volumes, doMount, now)
+	p.resize(v, now)
 	if p.initialize(v, now) {
 		for _, m := range v.Members {
 			if m.Role == roleApp {
@@ -220,7 +224,7 @@ func (p *plan) keepUp(v *view, m *member, now time.Time) {
 	switch {
 	case !m.ImageReady:
 		p.act(action{Verb: doPull, Member: m.Spec.Name})
-	case v.Sandbox.Done && v.Volumes.Done && !p.blocked:
+	case v.Sandbox.Done && v.Volumes.Done && !p.blocked && !p.resizing:
 		p.act(action{Verb: doStart, Member: m.Spec.Name, Attempt: m.attempt()})
 	}
 	p.blocked = true
@@ -240,7 +244,7 @@ func (p *plan) holdPull(m *member, now time.Time) {
 
 // restartAt is the end of the crash back-off. The first crash in a while costs nothing.
 func (m *member) restartAt() time.Time {
-	if m.RestartDelay == 0 || m.Ended.Sub(m.RestartedAt) > crashBackoffReset {
+	if m.Resized || m.RestartDelay == 0 || m.Ended.Sub(m.RestartedAt) > crashBackoffReset {
 		return time.Time{}
 	}
 	return m.Ended.Add(m.RestartDelay)
@@ -258,6 +262,9 @@ func (m *member) restarted(now time.Time) {
 
 // restarts says whether an ended container is started again while its pod lives.
 func restarts(pod *v1.Pod, m *member) bool {
+	if m.Resized {
+		return true
+	}
 	failed := m.Current.ExitCode != 0
 	policy := pod.Spec.RestartPolicy
 	switch m.Role {

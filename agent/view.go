@@ -18,6 +18,7 @@ type view struct {
 	Born    time.Time // of the sandbox
 	IPs     []netip.Addr
 	Volumes stage
+	Resize  resizing
 
 	Restarting bool  // an exit demands that all containers begin anew
 	Reset      stage // their records removed for that
@@ -155,6 +156,9 @@ type member struct {
 	Started    bool // startup probe passed, or none
 	Ready      bool // readiness probe passed, or none
 	Kill       *killing
+	Size       size // of the running instance
+	Sized      *v1.ResourceRequirements
+	Resized    bool      // it ends, or has ended, to be started with another size
 	Told       bool      // the event of its killing was sent
 	PreStopped bool      // the preStop hook is over
 	StopBy     time.Time // deadline of the stop in flight

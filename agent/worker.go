@@ -29,7 +29,8 @@ type worker struct {
 
 	static bool // made of a manifest; it has no object in the API but its mirror
 
-	over bool // run has returned for good; guarded by the agent's mutex
+	over bool    // run has returned for good; guarded by the agent's mutex
+	wish *v1.Pod // the pod with a size that is not granted; guarded by the agent's mutex
 
 	mu    sync.Mutex
 	inbox inbox
@@ -48,14 +49,15 @@ type worker struct {
 
 // inbox is what others tell the worker; it takes all at once when it wakes.
 type inbox struct {
-	pod     *v1.Pod
-	api     *v1.Pod // the pod's object in the API, if it is not pod itself (static pods)
-	gone    bool
-	verdict *verdict
-	refresh bool
-	listed  bool
-	list    []Container
-	at      time.Time
+	pod       *v1.Pod
+	api       *v1.Pod // the pod's object in the API, if it is not pod itself (static pods)
+	gone      bool
+	verdict   *verdict
+	refresh   bool
+	decisions []decision
+	listed    bool
+	list      []Container
+	at        time.Time
 }
 
 // shown is what others may read.
@@ -77,7 +79,7 @@ func newWorker(a *Agent, pod *v1.Pod, reject *verdict) *worker {
 		cancels: map[string]context.CancelFunc{}, probes: map[string]*probing{}, touched: map[string]time.Time{},
 	}
 	now := time.Now()
-	w.view = view{Pod: pod, Verdict: reject, Started: now}
+	w.view = view{Pod: pod, Verdict: reject, Started: now, Resize: resumed(pod)}
 	if t := pod.Status.StartTime; t != nil {
 		// From here on time is counted by the clock that does not jump.
 		w.view.Started = now.Add(-max(now.Sub(t.Time), 0))
@@ -210,6 +212,9 @@ func (w *worker) take(now time.Time) {
 	w.mu.Lock()
 	in := w.inbox
 	w.inbox = inbox{}
+	if in.pod != nil {
+		w.shown.pod = in.pod
+	}
 	w.mu.Unlock()
 	v := &w.view
 	if in.pod != nil {
@@ -228,6 +233,9 @@ func (w *worker) take(now time.Time) {
 	}
 	if in.api != nil {
 		w.status.take(in.api)
+	}
+	for _, d := range in.decisions {
+		w.decided(d, now)
 	}
 	v.Gone = v.Gone || in.gone
 	if in.verdict != nil {
@@ -326,10 +334,14 @@ func (w *worker) observeMember(m *member, list []Container, now time.Time) {
 func (w *worker) adopt(m *member, c *Container) {
 	m.Hooked, m.Kill, m.Told, m.PreStopped = true, nil, false, false
 	m.Former = c.Created.Before(w.view.Born)
+	m.sized(w.view.Pod, &m.Spec.Resources)
 	m.Started, m.Ready = m.Spec.StartupProbe == nil, m.Spec.ReadinessProbe == nil
 	if old := m.Old; old != nil && old.ContainerID == containerID(c) {
 		m.Started = m.Started || old.Started != nil && *old.Started
 		m.Ready = m.Ready || old.Ready
+		if old.Resources != nil && m.Spec != nil {
+			m.sized(w.view.Pod, old.Resources)
+		}
 	}
 	m.Current = c
 }
@@ -366,7 +378,11 @@ func (w *worker) show() {
 func (w *worker) look() shown {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.shown
+	s := w.shown
+	if w.inbox.pod != nil {
+		s.pod = w.inbox.pod
+	}
+	return s
 }
 
 // effect runs do in its own goroutine; what it returns is applied by the worker's.
