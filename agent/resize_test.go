@@ -170,7 +170,7 @@ func TestResizeDeferred(t *testing.T) {
 	r := newRig(t, small)
 	r.sizedPod("big", "cpu=1", "")
 	r.sizedPod("low", "cpu=200m", "")
-	r.sizedPod("high", "cpu=200m", "", func(p *v1.Pod) { p.Spec.PriorityClassName = "system-cluster-critical" })
+	r.sizedPod("high", "cpu=200m", "", func(p *v1.Pod) { p.Spec.Priority = ptr.To[int32](1000) })
 	r.resize("low", "cpu=1100m", "")
 	p := r.wait("low", "low has to wait", func(p *v1.Pod) bool { return resizeState(p) == "PodResizePending/Deferred/2" })
 	c, _ := findCondition(&p.Status, v1.PodResizePending)
