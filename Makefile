@@ -7,7 +7,7 @@ X           := -X k8s.io/component-base/version.gitVersion=$(KUBE)+mgr -X k8s.io
                -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/component-base/version.gitCommit=$(VERSION)
 LDFLAGS     := -s -w $(X)
 PREVIOUS    := 041e8a5
-EMBED       := agent/embedded/files/shim.gz agent/embedded/files/demo.tar.gz
+EMBED       := agent/embedded/files/shim.gz agent/embedded/files/runc.gz agent/embedded/files/demo.tar.gz
 SOURCES     := $(shell find . -name '*.go' -not -path './bin/*') go.mod go.sum
 APT         := runc iptables iproute2 conntrack busybox-static strace
 CONFORMANCE := $(addprefix bin/conformance/,e2e.test images.tar.gz run)
@@ -84,8 +84,9 @@ deps: ## install the Debian packages that are missing
 	  echo "installing $$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-# The shim runs once for each pod, so it is a small program of its own, carried inside the binary; so is the demo image.
-$(EMBED) &: $(wildcard cmd/mgr-shim/*.go demo/*.go cmd/mkimage/*.go agent/image/*.go) go.mod go.sum
+# The shim runs once for each pod and runc's deputy several times, so they are small programs of their own, carried inside the binary;
+# so is the demo image.
+$(EMBED) &: $(wildcard cmd/mgr-shim/*.go cmd/mgr-runc/*.go demo/*.go cmd/mkimage/*.go agent/image/*.go) go.mod go.sum
 	go run ./cmd/mkimage embed
 	@touch $(EMBED)
 

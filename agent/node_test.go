@@ -83,7 +83,7 @@ func newRealNode(t *testing.T) *realNode {
 // start begins an agent on the node, as a new process would.
 func (n *realNode) start() {
 	n.t.Helper()
-	r, err := containerd.Open(n.t.Context(), containerd.Config{Dir: n.dir, Address: n.daemon.Address(), Shim: n.daemon.Shim(), Log: n.log})
+	r, err := containerd.Open(n.t.Context(), containerd.Config{Dir: n.dir, Address: n.daemon.Address(), Shim: n.daemon.Shim(), Runc: n.daemon.Runc(), Log: n.log})
 	if err != nil {
 		n.t.Fatal(err)
 	}

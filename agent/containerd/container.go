@@ -171,7 +171,7 @@ func (r *Runtime) launch(ctx context.Context, s *sandbox, c *container, spec typ
 func (r *Runtime) record(ctx context.Context, c *container, spec typeurl.Any, sh *shim) error {
 	entry := containers.Container{
 		ID: c.info.ID, Labels: c.labels(), Image: c.info.Image, Spec: spec,
-		Runtime: containers.RuntimeInfo{Name: cmpOr(r.cfg.Shim, runtimeName)},
+		Runtime: containers.RuntimeInfo{Name: cmpOr(r.cfg.Runc, cmpOr(r.cfg.Shim, runtimeName))},
 	}
 	if sh != nil {
 		entry.SandboxID = sandboxID
@@ -207,7 +207,7 @@ func (r *Runtime) createTask(ctx context.Context, s *sandbox, c *container, root
 	if err != nil {
 		return err
 	}
-	opts, err := typeurl.MarshalAnyToProto(&options.Options{Root: r.layout.RuncRoot(), BinaryName: h.path})
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{Root: r.layout.RuncRoot(), BinaryName: cmpOr(h.path, r.cfg.Runc)})
 	if err != nil {
 		return err
 	}

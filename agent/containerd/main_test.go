@@ -69,7 +69,7 @@ func newNode(t testing.TB) *node {
 // open makes a new runtime on the node's containerd, as a started agent does.
 func (n *node) open(change ...func(*containerd.Config)) {
 	n.t.Helper()
-	cfg := containerd.Config{Dir: n.dir, Address: n.daemon.Address(), Shim: n.daemon.Shim(), Log: n.log,
+	cfg := containerd.Config{Dir: n.dir, Address: n.daemon.Address(), Shim: n.daemon.Shim(), Runc: n.daemon.Runc(), Log: n.log,
 		LogSize: 64 << 10, LogFiles: 3, RegistryHosts: filepath.Join(n.dir, "certs.d"), PullPatience: n.patience}
 	for _, f := range change {
 		f(&cfg)

@@ -44,6 +44,7 @@ type Config struct {
 	Dir     string // the agent's data directory, absolute; see Layout
 	Address string // containerd's socket
 	Shim    string // the shim's executable; "" = the one that containerd finds for runc
+	Runc    string // mgr-runc, which containerd and the shim then call in the place of the shim and of runc; "" = these themselves
 	Log     *slog.Logger
 
 	RegistryHosts string        // directory of hosts.toml files as containerd defines it; default /etc/containerd/certs.d

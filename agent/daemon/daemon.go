@@ -45,6 +45,7 @@ type Daemon struct {
 	cfg    Config
 	layout containerd.Layout
 	shim   string
+	runc   string
 	lock   *os.File
 
 	stop chan struct{} // closed: no restarts any more
@@ -97,7 +98,7 @@ func (d *Daemon) setup() error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another agent is using %s: %w", d.layout.Dir, err)
 	}
-	d.shim, err = unpackShim(d.layout)
+	d.shim, d.runc, err = unpackPrograms(d.layout)
 	return err
 }
 
@@ -111,6 +112,9 @@ func (d *Daemon) Address() string {
 
 // Shim is the path of the shim to be used, or "" for containerd's default.
 func (d *Daemon) Shim() string { return d.shim }
+
+// Runc is the path of the program to be called in the place of runc, or "" for runc itself.
+func (d *Daemon) Runc() string { return d.runc }
 
 // Pid of the running containerd; 0 with a containerd of the host.
 func (d *Daemon) Pid() int {

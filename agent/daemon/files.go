@@ -50,25 +50,36 @@ func prepare(l containerd.Layout) error {
 	return replaceFile(l.Config(), []byte(text.String()), 0o600)
 }
 
-// unpackShim puts the embedded shim on disk under a name that contains its checksum and returns its path. Older ones stay:
-// running pods may be using them. A binary without a shim falls back on containerd's, if the host has it.
-func unpackShim(l containerd.Layout) (string, error) {
-	sum, err := embedded.ShimSum()
+// unpackPrograms puts the embedded shim, and what stands between it and runc, on disk under names that contain their checksums, and
+// returns their paths. Older ones stay: running pods may be using them. A binary without them falls back on containerd's shim, if
+// the host has it, which then calls runc itself.
+func unpackPrograms(l containerd.Layout) (shim, runc string, err error) {
+	shimSum, err := embedded.Shim.Sum()
 	if err != nil {
 		if path, lookErr := exec.LookPath("containerd-shim-runc-v2"); lookErr == nil {
-			return path, nil
+			return path, "", nil
 		}
-		return "", err
+		return "", "", err
 	}
-	path := filepath.Join(l.Bin(), "mgr-shim-"+hex.EncodeToString(sum))
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	shim, err := embedded.Shim()
+	runcSum, err := embedded.Runc.Sum()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	return path, replaceFile(path, shim, 0o755)
+	shim = filepath.Join(l.Bin(), "mgr-shim-"+hex.EncodeToString(shimSum))
+	// By its name it finds the shim.
+	runc = filepath.Join(l.Bin(), "mgr-runc-"+hex.EncodeToString(runcSum)+"-"+hex.EncodeToString(shimSum))
+	return shim, runc, errors.Join(unpack(embedded.Shim, shim), unpack(embedded.Runc, runc))
+}
+
+func unpack(p embedded.Program, path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	text, err := p.Executable()
+	if err != nil {
+		return err
+	}
+	return replaceFile(path, text, 0o755)
 }
 
 // replaceFile writes a file so that a reader, or a crash, sees the old one or the new one.

@@ -1,5 +1,5 @@
-// Package embedded carries files that are built before the binary and travel inside it: the container shim and the demo
-// image. `go run ./cmd/mkimage embed` makes them; a binary built without them compiles and says so when one is asked for.
+// Package embedded carries files that are built before the binary and travel inside it: the container shim, the
+// program that spares calls of runc, and the demo image. `go run ./cmd/mkimage embed` makes them; a binary built without them compiles and says so when one is asked for.
 package embedded
 
 import (
@@ -20,28 +20,44 @@ var ErrNotBuilt = errors.New("run `make build`, which builds it in")
 // DemoImageName is the reference under which the demo image is imported.
 const DemoImageName = "docker.io/mgr/demo:1"
 
-// Shim returns the shim's executable, unpacked.
-func Shim() ([]byte, error) {
-	packed, err := files.ReadFile("files/shim.gz")
+// Program is the name of an embedded executable.
+type Program string
+
+const (
+	Shim Program = "shim" // cmd/mgr-shim
+	Runc Program = "runc" // cmd/mgr-runc
+)
+
+// Executable returns the program, unpacked.
+func (p Program) Executable() ([]byte, error) {
+	packed, err := p.packed()
 	if err != nil {
-		return nil, fmt.Errorf("this binary was built without its shim: %w", ErrNotBuilt)
+		return nil, err
 	}
 	zr, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return nil, fmt.Errorf("unpack the embedded shim: %w", err)
+		return nil, fmt.Errorf("unpack the embedded %s: %w", p, err)
 	}
-	shim, err := io.ReadAll(zr)
+	program, err := io.ReadAll(zr)
 	if err != nil {
-		return nil, fmt.Errorf("unpack the embedded shim: %w", err)
+		return nil, fmt.Errorf("unpack the embedded %s: %w", p, err)
 	}
-	return shim, nil
+	return program, nil
 }
 
-// ShimSum returns bytes that change when the embedded shim does, so that a copy on disk can be named by them.
-func ShimSum() ([]byte, error) {
-	packed, err := files.ReadFile("files/shim.gz")
+func (p Program) packed() ([]byte, error) {
+	packed, err := files.ReadFile("files/" + string(p) + ".gz")
 	if err != nil {
-		return nil, fmt.Errorf("this binary was built without its shim: %w", ErrNotBuilt)
+		return nil, fmt.Errorf("this binary was built without its %s: %w", p, ErrNotBuilt)
+	}
+	return packed, nil
+}
+
+// Sum returns bytes that change when the program does, so that a copy on disk can be named by them.
+func (p Program) Sum() ([]byte, error) {
+	packed, err := p.packed()
+	if err != nil {
+		return nil, err
 	}
 	// The trailer of a gzip member is the CRC-32 and the length of its content (RFC 1952).
 	return packed[max(0, len(packed)-8):], nil

@@ -237,7 +237,7 @@ func (n *Node) run(ctx context.Context) error {
 		return err
 	}
 	defer d.Release()
-	runtime, err := containerd.Open(ctx, containerd.Config{Address: d.Address(), Shim: d.Shim(), Dir: n.cfg.Dir, Log: n.log, Handlers: n.cfg.Handlers})
+	runtime, err := containerd.Open(ctx, containerd.Config{Address: d.Address(), Shim: d.Shim(), Runc: d.Runc(), Dir: n.cfg.Dir, Log: n.log, Handlers: n.cfg.Handlers})
 	if err != nil {
 		return fmt.Errorf("connect to containerd: %w", err)
 	}

@@ -1,6 +1,6 @@
 // Command mkimage builds what the mgr binary carries and the images that its tests use, without Docker:
 //
-//	mkimage embed          the shim and the demo image, into agent/embedded/files
+//	mkimage embed          shim, runc's deputy and the demo image, into agent/embedded/files
 //	mkimage busybox FILE   an image of Debian's busybox-static, as an archive for `mgr image import`
 //	mkimage demo FILE      the demo image alone
 //	mkimage conformance AGNHOST FILE
@@ -55,14 +55,16 @@ func run(args []string) error {
 	return errors.New("usage: mkimage embed | busybox FILE | demo FILE | conformance AGNHOST FILE")
 }
 
-// embed writes shim.gz and demo.tar.gz.
+// embed writes shim.gz, runc.gz and demo.tar.gz.
 func embed(dir string) error {
-	shim, err := goBuild(".", "./cmd/mgr-shim")
-	if err != nil {
-		return err
-	}
-	if err := writeGzip(filepath.Join(dir, "shim.gz"), func(w io.Writer) error { _, err := w.Write(shim); return err }); err != nil {
-		return err
+	for _, name := range []string{"shim", "runc"} {
+		program, err := goBuild(".", "./cmd/mgr-"+name)
+		if err != nil {
+			return err
+		}
+		if err := writeGzip(filepath.Join(dir, name+".gz"), func(w io.Writer) error { _, err := w.Write(program); return err }); err != nil {
+			return err
+		}
 	}
 	img, err := demoImage()
 	if err != nil {
