@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ func TestAgentRestartAdopts(t *testing.T) {
 	after := n.container(id)
 	before.Created, after.Created = time.Time{}, time.Time{}
 	before.Started, after.Started = before.Started.UTC().Round(0), after.Started.UTC().Round(0)
-	if before != after {
+	if !reflect.DeepEqual(before, after) {
 		t.Errorf("adopted as %+v, was %+v", after, before)
 	}
 	sandboxes, err := n.Sandboxes(t.Context())
