@@ -51,8 +51,8 @@ func prepare(l containerd.Layout) error {
 }
 
 // unpackPrograms puts the embedded shim, and what stands between it and runc, on disk under names that contain their checksums, and
-// returns their paths. Older ones stay: running pods may be using them. A binary without them falls back on containerd's shim, if
-// the host has it, which then calls runc itself.
+// returns their paths. Older ones stay: running pods may be using them. A binary without a shim falls back on containerd's, if the
+// host has it; without the other the shim calls runc itself.
 func unpackPrograms(l containerd.Layout) (shim, runc string, err error) {
 	shimSum, err := embedded.Shim.Sum()
 	if err != nil {
@@ -61,11 +61,11 @@ func unpackPrograms(l containerd.Layout) (shim, runc string, err error) {
 		}
 		return "", "", err
 	}
+	shim = filepath.Join(l.Bin(), "mgr-shim-"+hex.EncodeToString(shimSum))
 	runcSum, err := embedded.Runc.Sum()
 	if err != nil {
-		return "", "", err
+		return shim, "", unpack(embedded.Shim, shim)
 	}
-	shim = filepath.Join(l.Bin(), "mgr-shim-"+hex.EncodeToString(shimSum))
 	// By its name it finds the shim.
 	runc = filepath.Join(l.Bin(), "mgr-runc-"+hex.EncodeToString(runcSum)+"-"+hex.EncodeToString(shimSum))
 	return shim, runc, errors.Join(unpack(embedded.Shim, shim), unpack(embedded.Runc, runc))

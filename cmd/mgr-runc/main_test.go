@@ -142,7 +142,9 @@ func TestLife(t *testing.T) {
 func TestUnusual(t *testing.T) {
 	for name, change := range map[string]func(*fake){
 		"another process has the pid": func(f *fake) { f.state["init_process_start"] = 1 },
-		"hooks":                       func(f *fake) { f.state["config"].(map[string]any)["Hooks"] = map[string]any{"poststop": []any{map[string]any{}}} },
+		"hooks": func(f *fake) {
+			f.state["config"].(map[string]any)["Hooks"] = map[string]any{"poststop": []any{map[string]any{}}}
+		},
 		"shared PID namespace": func(f *fake) {
 			f.state["config"].(map[string]any)["namespaces"] = []map[string]string{{"type": "NEWPID", "path": "/x"}}
 		},
