@@ -112,6 +112,7 @@ func Prepare(c Config) error {
 	f.Core().V1().ResourceQuotas().Informer()
 	f.Core().V1().PersistentVolumes().Informer()
 	f.Core().V1().PersistentVolumeClaims().Informer()
+	f.Storage().V1().StorageClasses().Informer()
 	f.Storage().V1().VolumeAttributesClasses().Informer()
 	f.Scheduling().V1().PriorityClasses().Informer()
 	f.Networking().V1().ServiceCIDRs().Informer()
@@ -175,6 +176,7 @@ func controllers(c Config) ([]Controller, error) {
 		gc,
 		quotas,
 		newStorageProtection(f, c.Metadata, c.Snapshot),
+		newVolumeBinder(f, c.Client, c.Snapshot, c.Recorder),
 		newPriorityClasses(f, c.Client),
 	}, nil
 }

@@ -98,8 +98,8 @@ func TestStorageGoesWhenItIsNotUsed(t *testing.T) {
 		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, VolumeAttributesClassName: ptr.To("fast"),
 		Resources: corev1.VolumeResourceRequirements{Requests: quantities("storage=1Gi")}}}
 	volume := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "disk"}, Spec: corev1.PersistentVolumeSpec{
-		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Capacity: quantities("storage=1Gi"),
-		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/tmp"}}}}
+		AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Capacity: quantities("storage=1Gi"), VolumeAttributesClassName: ptr.To("fast"),
+		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "d.example.com", VolumeHandle: "h"}}}}
 	c.must(classes.Create(ctx, &storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, DriverName: "d.example.com", Parameters: map[string]string{"a": "b"}}, metav1.CreateOptions{}))
 	c.must(claims.Create(ctx, claim, metav1.CreateOptions{}))
 	c.must(volumes.Create(ctx, volume, metav1.CreateOptions{}))
@@ -119,7 +119,13 @@ func TestStorageGoesWhenItIsNotUsed(t *testing.T) {
 		}
 		return nil
 	})
-	c.must(volumes.Patch(ctx, "disk", types.MergePatchType, []byte(`{"status":{"phase":"Bound"}}`), metav1.PatchOptions{}, "status"))
+	c.eventually("the claim is bound", func() error {
+		k, err := claims.Get(ctx, "data", metav1.GetOptions{})
+		if err == nil && k.Status.Phase != corev1.ClaimBound {
+			err = fmt.Errorf("it is %s", k.Status.Phase)
+		}
+		return err
+	})
 	c.must(nil, claims.Delete(ctx, "data", metav1.DeleteOptions{}))
 	c.must(nil, volumes.Delete(ctx, "disk", metav1.DeleteOptions{}))
 	c.must(nil, classes.Delete(ctx, "fast", metav1.DeleteOptions{}))
@@ -141,10 +147,9 @@ func TestStorageGoesWhenItIsNotUsed(t *testing.T) {
 			t.Errorf("it went while it was used: %v", err)
 		}
 	}
-	c.must(volumes.Patch(ctx, "disk", types.MergePatchType, []byte(`{"status":{"phase":"Released"}}`), metav1.PatchOptions{}, "status"))
-	gone("the volume", getVolume)
 	c.must(nil, c.Client.CoreV1().Pods("default").Delete(ctx, "user", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
 	gone("the claim", getClaim)
+	gone("the volume", getVolume)
 	gone("the class", getClass)
 }
 

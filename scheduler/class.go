@@ -30,6 +30,7 @@ type class struct {
 	images              []string
 	kin                 *kin
 	spreads             []spread
+	volumes             *demand // nil: of a pod without claims, or one whose turn has not come
 }
 
 func newClass(p *corev1.Pod) *class {

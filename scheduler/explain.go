@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Explanation says why a pod is where it is, or nowhere.
@@ -63,11 +64,17 @@ func (s *Scheduler) Explain(_ context.Context, namespace, name string) (any, err
 		v := NewView(nodes, pods, namespaces...)
 		view = &v
 	}
-	return ExplainWaiting(*view, p), nil
+	inUse := func(key claimKey, self types.UID) bool {
+		all, err := core.Pods().Lister().Pods(key.namespace).List(labels.Everything())
+		return err == nil && slices.ContainsFunc(all, func(o *corev1.Pod) bool { return o.Spec.NodeName != "" && uses(o, key, self) })
+	}
+	return explainWaiting(*view, p, newClass(p).with(s.demand(p, inUse))), nil
 }
 
-// ExplainWaiting explains a pod that has no node yet.
-func ExplainWaiting(v View, p *corev1.Pod) *Explanation {
+// ExplainWaiting explains a pod that has no node yet, and no claims.
+func ExplainWaiting(v View, p *corev1.Pod) *Explanation { return explainWaiting(v, p, newClass(p)) }
+
+func explainWaiting(v View, p *corev1.Pod, c *class) *Explanation {
 	e := &Explanation{Pod: p.Namespace + "/" + p.Name}
 	if len(p.Spec.SchedulingGates) > 0 {
 		gates := make([]string, len(p.Spec.SchedulingGates))
@@ -83,7 +90,7 @@ func ExplainWaiting(v View, p *corev1.Pod) *Explanation {
 		e.Help = []string{fmt.Sprintf("run that scheduler, or create the pod with schedulerName %s", corev1.DefaultSchedulerName)}
 		return e
 	}
-	c, fitting := newClass(p), 0
+	fitting := 0
 	f := newField(newBatch(v), c)
 	missing := map[string]int64{} // by node: how much, for the order of hints
 	for i, n := range v.nodes {

@@ -28,6 +28,8 @@ const (
 	apart      // not near the pods that its affinity asks for
 	tooClose   // near pods that its anti-affinity keeps it from
 	kept       // near pods whose anti-affinity keeps it away
+
+	volumes // its persistent volumes are not there
 )
 
 // related are the obstacles that placing or removing any pod may clear.
@@ -43,7 +45,8 @@ type refusal struct {
 	missing  int64               // insufficient: how much
 	taint    corev1.Taint        // taint: the first that is not tolerated
 	port     hostPort            // port: the one that is taken
-	advice   string              // related: help
+	advice   string              // related, volumes: help
+	text     string              // volumes: the reason itself
 }
 
 // Explain is the refusal in kube-scheduler's words.
@@ -71,6 +74,8 @@ func (r refusal) Explain() string {
 		return "node(s) didn't match pod anti-affinity rules"
 	case kept:
 		return "node(s) didn't satisfy existing pods anti-affinity rules"
+	case volumes:
+		return r.text
 	}
 	return "no nodes available to schedule pods"
 }
@@ -88,7 +93,7 @@ func (r refusal) help(node string) string {
 		return fmt.Sprintf("port %d/%s of %s is in use by another pod", r.port.port, r.port.protocol, node)
 	case tooManyPods:
 		return node + " has as many pods as it may"
-	case unlabelled, skewed, apart, tooClose, kept:
+	case unlabelled, skewed, apart, tooClose, kept, volumes:
 		return r.advice
 	}
 	return fmt.Sprintf("needs %s more %s on %s", quantity(r.resource, r.missing), r.resource, node)
@@ -108,7 +113,7 @@ func quantity(name corev1.ResourceName, n int64) string {
 // filters in kube-scheduler's order: the first that refuses a node speaks for it. Those that ask for other pods come
 // last; see field.
 var filters = []func(*class, *node) []refusal{
-	filterUnschedulable, filterTaints, filterAffinity, filterPorts, filterResources,
+	filterUnschedulable, filterTaints, filterAffinity, filterPorts, filterResources, filterVolumes,
 }
 
 // refuse says why the node does not take a pod of the class; nil: it does.

@@ -141,6 +141,12 @@ func (q *queue) park(w *waiting, what obstacle) {
 	}
 }
 
+// progress parks a pod that has come nearer to its node and goes on as soon as what it waits for has changed: no back-off.
+func (q *queue) progress(w *waiting, what obstacle) {
+	w.attempts, w.since = 0, time.Time{}
+	q.park(w, what)
+}
+
 // retry brings back a pod whose bind failed.
 func (q *queue) retry(w *waiting, now time.Time) {
 	if q.pods[w.key] == w && w.where == taken {

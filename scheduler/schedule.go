@@ -34,12 +34,17 @@ type Refused struct {
 	Nodes   int
 	Reasons map[string]int // nodes by reason; a node can give several
 	what    obstacle
+	all     string // instead of Reasons: why it does not depend on the node
+	waits   bool   // it will pass by itself
 }
 
 // Error is the message of kube-scheduler: "0/3 nodes are available: 1 Insufficient cpu, 2 Too many pods."
 func (r *Refused) Error() string {
 	if r.Nodes == 0 {
 		return refusal{what: noNodes}.Explain()
+	}
+	if r.all != "" {
+		return fmt.Sprintf("0/%d nodes are available: %s.", r.Nodes, r.all)
 	}
 	parts := make([]string, 0, len(r.Reasons))
 	for reason, count := range r.Reasons {
@@ -87,10 +92,14 @@ func newBatch(v View) *batch {
 
 // key of the choice for a class. Which pods are alike to others matters only where some ask for others.
 func (b *batch) key(c *class) string {
-	if !b.relating {
-		return c.signature
+	key := c.signature
+	if c.volumes != nil {
+		key += c.volumes.claims + c.volumes.refusal.text
 	}
-	return c.signature + c.kin.key
+	if b.relating {
+		key += c.kin.key
+	}
+	return key
 }
 
 func (b *batch) domainsOf(label string) *domains {
@@ -266,18 +275,23 @@ func explain(c *class, nodes []*node, f *field) *Refused {
 	if len(nodes) == 0 {
 		r.what = noNodes
 	}
+	if d := c.volumes; d != nil && d.refusal.text != "" {
+		r.what, r.all, r.waits = r.what|volumes, d.refusal.text, d.waits
+		return r
+	}
 	type key struct {
 		what     obstacle
 		resource corev1.ResourceName
+		text     string
 	}
 	counts := map[key]int{}
 	for i, n := range nodes {
 		for _, why := range refuseAt(c, n, f, i) {
-			counts[key{why.what, why.resource}]++
+			counts[key{why.what, why.resource, why.text}]++
 		}
 	}
 	for k, count := range counts {
-		r.Reasons[refusal{what: k.what, resource: k.resource}.Explain()] += count
+		r.Reasons[refusal{what: k.what, resource: k.resource, text: k.text}.Explain()] += count
 		r.what |= k.what
 	}
 	return r

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
@@ -68,6 +69,9 @@ func New(cfg Config) *Scheduler {
 	cfg.Informers.Core().V1().Pods().Informer()
 	cfg.Informers.Core().V1().Nodes().Informer()
 	cfg.Informers.Core().V1().Namespaces().Informer()
+	cfg.Informers.Core().V1().PersistentVolumeClaims().Informer()
+	cfg.Informers.Core().V1().PersistentVolumes().Informer()
+	cfg.Informers.Storage().V1().StorageClasses().Informer()
 	return s
 }
 
@@ -129,6 +133,9 @@ func (s *Scheduler) listen() (synced []cache.DoneChecker, remove func(), err err
 	core := s.cfg.Informers.Core().V1()
 	add(core.Nodes().Informer(), handler(s, s.setNode, func(n *corev1.Node) { s.state.removeNode(n.Name) }), "nodes")
 	add(core.Namespaces().Informer(), handler(s, func(n *corev1.Namespace) { s.setNamespace(n.Name, n.Labels) }, func(n *corev1.Namespace) { s.setNamespace(n.Name, nil) }), "namespaces")
+	add(core.PersistentVolumeClaims().Informer(), handler(s, func(*corev1.PersistentVolumeClaim) { s.volumesChanged() }, func(*corev1.PersistentVolumeClaim) { s.volumesChanged() }), "claims")
+	add(core.PersistentVolumes().Informer(), handler(s, func(*corev1.PersistentVolume) { s.volumesChanged() }, func(*corev1.PersistentVolume) { s.volumesChanged() }), "persistent volumes")
+	add(s.cfg.Informers.Storage().V1().StorageClasses().Informer(), handler(s, func(*storagev1.StorageClass) { s.volumesChanged() }, func(*storagev1.StorageClass) {}), "storage classes")
 	add(core.Pods().Informer(), handler(s, s.setPod, s.podGone), "pods")
 	return synced, remove, err
 }
@@ -206,6 +213,7 @@ func (s *Scheduler) publish() {
 
 // schedule decides for a batch and sends its bindings off.
 func (s *Scheduler) schedule(ctx context.Context, batch []*waiting) {
+	s.demands(batch)
 	pods := make([]*Pod, len(batch))
 	for i, w := range batch {
 		pods[i] = w.Pod
@@ -218,6 +226,10 @@ func (s *Scheduler) schedule(ctx context.Context, batch []*waiting) {
 		w := batch[i]
 		if d.Refused != nil {
 			s.refuse(w, d.Refused)
+			continue
+		}
+		if v := w.class.volumes; v != nil && len(v.delayed) > 0 {
+			s.choose(ctx, w, d.Node)
 			continue
 		}
 		placed = append(placed, w)
@@ -239,6 +251,10 @@ func (s *Scheduler) schedule(ctx context.Context, batch []*waiting) {
 
 // refuse parks a pod and has the refusal written, once for each text.
 func (s *Scheduler) refuse(w *waiting, why *Refused) {
+	if why.waits {
+		s.queue.progress(w, why.what)
+		return
+	}
 	s.queue.park(w, why.what)
 	if message := why.Error(); message != w.reported {
 		w.reported = message
@@ -315,7 +331,7 @@ func (s *Scheduler) podGone(p *corev1.Pod) {
 	key := keyOf(p)
 	s.queue.remove(key)
 	if s.state.forget(key) {
-		s.queue.changed(insufficient|tooManyPods|port|related, time.Now())
+		s.queue.changed(insufficient|tooManyPods|port|related|volumes, time.Now())
 	}
 }
 

@@ -113,7 +113,7 @@ func eased(old, o *corev1.Node) obstacle {
 		what |= insufficient | tooManyPods
 	}
 	if !equality.Semantic.DeepEqual(old.Labels, o.Labels) {
-		what |= affinity | unlabelled | related
+		what |= affinity | unlabelled | related | volumes
 	}
 	if old.Spec.Unschedulable != o.Spec.Unschedulable {
 		what |= unschedulable
