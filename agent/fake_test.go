@@ -34,11 +34,12 @@ type fakeRuntime struct {
 	stops      []string // "name grace"
 	calls      []string
 
-	onStart func(ContainerSpec) error // before a container runs
-	onStop  func(ctx context.Context, c Container, grace time.Duration)
-	onExec  func(c Container, e ExecSpec) (int, error)
-	onPull  func(ref string) (Image, error)
-	down    error
+	onStart    func(ContainerSpec) error // before a container runs
+	onStop     func(ctx context.Context, c Container, grace time.Duration)
+	onExec     func(c Container, e ExecSpec) (int, error)
+	onPull     func(ref string) (Image, error)
+	onPullWith func(ref string, ring registry.Keyring) (Pulled, error)
+	down       error
 }
 
 func newFakeRuntime() *fakeRuntime {
@@ -250,9 +251,16 @@ func (f *fakeRuntime) Image(_ context.Context, ref string) (Image, error) {
 	return Image{}, ErrNoImage
 }
 
-func (f *fakeRuntime) Pull(_ context.Context, ref string, _ registry.Keyring) (Pulled, error) {
+func (f *fakeRuntime) Pull(_ context.Context, ref string, ring registry.Keyring) (Pulled, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.onPullWith != nil {
+		p, err := f.onPullWith(ref, ring)
+		if err == nil {
+			f.images[ref] = p.Image
+		}
+		return p, err
+	}
 	if f.onPull == nil {
 		return Pulled{}, fmt.Errorf("%s: not found", ref)
 	}

@@ -143,6 +143,7 @@ type ContainerSpec struct {
 	Attempt               int // restart count; part of the container's identity
 	Image                 string
 	ImageID               string   // what the container's status shows of it
+	Target                string   // id of a running container of the pod whose processes it shall see; "": none
 	Command               []string // replaces the image's entrypoint when not empty
 	Args                  []string
 	Env                   []string // NAME=value; the image's env comes first

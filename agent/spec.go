@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
@@ -65,6 +66,9 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 		Hash: containerHash(c), Kind: j.role.String(),
 		Devices: devices, OOMScoreAdj: oomScoreAdj(j.pod, c, a.capacity.Memory().Value()),
 	}
+	if s.Target, err = j.target(); err != nil {
+		return s, err
+	}
 	if err := os.MkdirAll(filepath.Dir(s.LogPath), 0o755); err != nil {
 		return s, fmt.Errorf("making the log directory: %w", err)
 	}
@@ -76,6 +80,21 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 		return s, err
 	}
 	return s, j.checkUser(ctx, &s)
+}
+
+// target is the container whose processes an ephemeral container asks to see. A pod with one PID namespace needs none.
+func (j *startJob) target() (string, error) {
+	i := slices.IndexFunc(j.pod.Spec.EphemeralContainers, func(e v1.EphemeralContainer) bool { return e.Name == j.spec.Name })
+	if i < 0 || j.pod.Spec.EphemeralContainers[i].TargetContainerName == "" || j.pod.Spec.HostPID || ptr.Deref(j.pod.Spec.ShareProcessNamespace, false) {
+		return "", nil
+	}
+	name := j.pod.Spec.EphemeralContainers[i].TargetContainerName
+	for _, c := range j.w.a.lister.of(j.ref.UID) {
+		if c.Name == name && c.State == ContainerRunning {
+			return c.ID, nil
+		}
+	}
+	return "", fmt.Errorf("unable to find target container %s: it is not running", name)
 }
 
 // limit gives the container its share of the node.

@@ -95,7 +95,9 @@ func (r *Runtime) infraSpec(c *container, s *sandbox) (typeurl.Any, error) {
 	b.Process.User = specs.User{UID: 65535, GID: 65535}
 	b.Annotations = map[string]string{annotationGroup: s.spec.Pod.UID}
 	b.Root.Readonly = true
-	b.namespaces(c)
+	if err := b.namespaces(c, ""); err != nil {
+		return nil, err
+	}
 	b.Linux.CgroupsPath = c.cgroup
 	if err := b.seccomp(); err != nil {
 		return nil, err

@@ -309,7 +309,9 @@ func TestReadersAcrossManyRotations(t *testing.T) {
 	var over atomic.Bool
 	var followed bytes.Buffer
 	follower := make(chan error, 1)
-	go func() { follower <- logs.Read(t.Context(), path, &followed, logs.Options{Follow: true}, over.Load, nil) }()
+	go func() {
+		follower <- logs.Read(t.Context(), path, &followed, logs.Options{Follow: true}, over.Load, nil)
+	}()
 	_, want := lines(0, count)
 	for i := 0; i < count; i += 10 {
 		more, _ := lines(i, i+10)

@@ -134,11 +134,16 @@ func (r *Runtime) leasePull(ctx context.Context, name string) (_ context.Context
 		return nil, nil, err
 	}
 	release = func(failure error) {
-		if r.pulling.add(id, -1) > 0 || failure != nil && !noRoom(failure) {
+		if r.pulling.add(id, -1) > 0 {
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.ctx, killWait)
 		defer cancel()
+		if failure != nil && !noRoom(failure) {
+			if parts, err := r.client.LeasesService().ListResources(ctx, leases.Lease{ID: id}); err != nil || len(parts) > 0 {
+				return
+			}
+		}
 		if err := r.endLease(ctx, id, failure != nil); err != nil && ctx.Err() == nil {
 			r.cfg.Log.Warn("end the lease of a pull", "image", name, "err", err)
 		}

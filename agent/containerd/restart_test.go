@@ -143,7 +143,7 @@ func TestDaemonKilled(t *testing.T) {
 	if c := n.exited(quick); c.ExitCode != 137 {
 		t.Errorf("the container that ended meanwhile: %+v", c)
 	}
-	if after := n.container(id); after != before {
+	if after := n.container(id); !reflect.DeepEqual(after, before) {
 		t.Errorf("now %+v, was %+v", after, before)
 	}
 	seen, err := gapless(n.logOf(spec))

@@ -50,7 +50,9 @@ func (r *Runtime) buildSpec(c *container, s *sandbox, spec agent.ContainerSpec, 
 	if err := b.capabilities(); err != nil {
 		return nil, err
 	}
-	b.namespaces(c)
+	if err := b.namespaces(c, spec.Target); err != nil {
+		return nil, err
+	}
 	b.mounts()
 	b.resources(c)
 	if spec.Privileged {
@@ -185,13 +187,20 @@ func (b *specBuilder) setCapabilities(caps []string) {
 }
 
 // namespaces makes the container join its pod's.
-func (b *specBuilder) namespaces(c *container) {
+func (b *specBuilder) namespaces(c *container, target string) error {
 	pod := b.sandbox.spec
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	if !pod.HostPID {
 		ns := specs.LinuxNamespace{Type: specs.PIDNamespace}
-		if pod.SharePID && c.info.Kind != kindInfra {
+		switch {
+		case pod.SharePID && c.info.Kind != kindInfra:
 			ns.Path = b.sandbox.path("pid")
+		case target != "":
+			_, info, err := b.r.get(target)
+			if err != nil || info.State != agent.ContainerRunning || info.Pid == 0 {
+				return fmt.Errorf("the target container %s is not running", target)
+			}
+			ns.Path = fmt.Sprintf("/proc/%d/ns/pid", info.Pid)
 		}
 		list = append(list, ns)
 	}
@@ -203,6 +212,7 @@ func (b *specBuilder) namespaces(c *container) {
 		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	b.Linux.Namespaces = list
+	return nil
 }
 
 // mounts are the default ones, then the container's own, which replace a default one of the same place.

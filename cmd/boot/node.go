@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -44,14 +45,19 @@ type NodeConfig struct {
 	ManifestURL string
 	// ManifestURLHeader has lines NAME:VALUE.
 	ManifestURLHeader []string
-	ServiceMode string // iptables or userspace
-	Balance     string // roundrobin or random
-	Containerd  string // socket of the host's; "": embedded
-	CgroupRoot  string // parent of all pods' cgroups
+	ServiceMode       string // iptables or userspace
+	Balance           string // roundrobin or random
+	Containerd        string // socket of the host's; "": embedded
+	CgroupRoot        string // parent of all pods' cgroups
 	// SeccompDefault: pods that name no seccomp profile get the runtime's.
 	SeccompDefault bool
 	UnsafeSysctls  []string          // that pods may set beside the safe ones
 	Handlers       map[string]string // OCI runtimes that runtime classes can name, to executable
+	Images         agent.ImageConfig
+	RegistryHosts  string // directory of hosts.toml files
+	PullPatience   time.Duration
+	LogSize        string // a quantity of bytes
+	LogFiles       int
 	Log            *slog.Logger
 }
 
@@ -61,6 +67,7 @@ type Node struct {
 	log     *slog.Logger
 	ip      netip.Addr
 	labels  map[string]string
+	logSize int64
 	cluster clusterSettings
 	machine *enroll.Machine
 	cert    *pki.Renewing
@@ -118,6 +125,13 @@ func (n *Node) prepare() error {
 	}
 	if c.Balance != "roundrobin" && c.Balance != "random" {
 		return fmt.Errorf("--balance %q: use roundrobin or random", c.Balance)
+	}
+	size, err := resource.ParseQuantity(c.LogSize)
+	if err != nil || size.Value() <= 0 {
+		return fmt.Errorf("--container-log-max-size %q: use a size, such as 10Mi", c.LogSize)
+	}
+	if n.logSize = size.Value(); c.LogFiles < 1 {
+		return fmt.Errorf("--container-log-max-files %d: use 1 or more", c.LogFiles)
 	}
 	return os.MkdirAll(c.Dir, 0o700)
 }
@@ -237,7 +251,8 @@ func (n *Node) run(ctx context.Context) error {
 		return err
 	}
 	defer d.Release()
-	runtime, err := containerd.Open(ctx, containerd.Config{Address: d.Address(), Shim: d.Shim(), Runc: d.Runc(), Dir: n.cfg.Dir, Log: n.log, Handlers: n.cfg.Handlers})
+	runtime, err := containerd.Open(ctx, containerd.Config{Address: d.Address(), Shim: d.Shim(), Runc: d.Runc(), Dir: n.cfg.Dir, Log: n.log, Handlers: n.cfg.Handlers,
+		RegistryHosts: n.cfg.RegistryHosts, PullPatience: n.cfg.PullPatience, LogSize: n.logSize, LogFiles: n.cfg.LogFiles})
 	if err != nil {
 		return fmt.Errorf("connect to containerd: %w", err)
 	}
@@ -259,7 +274,7 @@ func (n *Node) run(ctx context.Context) error {
 		NodeName: n.cfg.Name, Dir: n.cfg.Dir, Client: n.client, Informers: shared,
 		Runtime: runtime, Network: proxy.Network(), NodeIPs: []netip.Addr{n.ip}, Labels: n.labels,
 		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir, ManifestURL: n.cfg.ManifestURL, ManifestURLHeader: header, CgroupRoot: n.cfg.CgroupRoot,
-		SeccompUnconfined: !n.cfg.SeccompDefault, AllowedUnsafeSysctls: n.cfg.UnsafeSysctls,
+		Images: n.cfg.Images, SeccompUnconfined: !n.cfg.SeccompDefault, AllowedUnsafeSysctls: n.cfg.UnsafeSysctls,
 		Masters: n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
 	})
 	if err != nil {
