@@ -13,6 +13,9 @@ import (
 // admit refuses a pod that this node cannot run, though somebody bound it here: the same last check that kubelet makes.
 // a.mu is held.
 func (a *Agent) admit(pod *v1.Pod) *verdict {
+	if v := a.admitPressure(pod); v != nil {
+		return v
+	}
 	if v := a.sysctls.admit(pod); v != nil {
 		return v
 	}
@@ -51,9 +54,10 @@ func (a *Agent) admit(pod *v1.Pod) *verdict {
 			return rejected("NodePorts", "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports")
 		}
 	}
+	allocatable := a.room().Allocatable
 	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
 	for _, name := range slices.Sorted(maps.Keys(requests)) {
-		want, have, sum := requests[name], a.allocatable[name], used[name]
+		want, have, sum := requests[name], allocatable[name], used[name]
 		if want.IsZero() {
 			continue
 		}
@@ -65,7 +69,7 @@ func (a *Agent) admit(pod *v1.Pod) *verdict {
 		if name == v1.ResourceCPU {
 			return outOf(name, want.MilliValue(), sum.MilliValue(), have.MilliValue())
 		}
-		if _, known := a.allocatable[name]; known {
+		if _, known := allocatable[name]; known {
 			return outOf(name, want.Value(), sum.Value(), have.Value())
 		}
 	}

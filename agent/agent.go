@@ -25,8 +25,11 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"mgr/agent/cgroup"
 	"mgr/agent/devices"
 	"mgr/agent/env"
+	"mgr/agent/evict"
+	"mgr/agent/machine"
 	"mgr/agent/objects"
 	"mgr/agent/volume"
 )
@@ -62,11 +65,16 @@ type Config struct {
 	AllowedUnsafeSysctls []string
 	// DevicePluginDir is where device plug-ins register; "": Dir/device-plugins.
 	DevicePluginDir string
-	// Reserved is what pods cannot have of the capacity.
-	Reserved v1.ResourceList
+	// KubeReserved and SystemReserved are what pods cannot have of the capacity.
+	KubeReserved, SystemReserved v1.ResourceList
 	// Unenforced: the pods' cgroup is limited to the capacity, not to what is left of it.
 	Unenforced   bool
 	PodPidsLimit int64 // processes and threads of one pod; 0: as many as the node allows
+	Eviction     evict.Config
+	Taints       []v1.Taint      // of a node that registers itself
+	ImageDir     string          // on the file system of images and layers; "": Dir
+	Machine      machine.Machine // what the node's resources are read from
+	Cgroups      *cgroup.FS      // nil: this machine's
 
 	// Masters are the addresses ("host:port") known at the start; more are learned from the endpoints of the kubernetes
 	// service. OnMasters is told whenever that list changes, to pass it on to the client's transport: first what was
@@ -99,13 +107,15 @@ type Agent struct {
 	services     corelisters.ServiceLister
 	servicesDone cache.InformerSynced
 
-	allocatable v1.ResourceList
-	renewed     atomic.Int64 // when the node's lease was last renewed, in Unix nanoseconds
-	capacity    v1.ResourceList
-	sysctls     *sysctlRules
-	devices     *devices.Manager
-	stirred     chan struct{} // something that the node's object tells of has changed
-	appArmor    bool          // the kernel has it
+	renewed   atomic.Int64 // when the node's lease was last renewed, in Unix nanoseconds
+	resources atomic.Pointer[nodeResources]
+	meter     *meter
+	evictor   *evictor
+	cgroups   *cgroup.FS
+	sysctls   *sysctlRules
+	appArmor  bool // the kernel has it
+	devices   *devices.Manager
+	stirred   chan struct{} // something that the node's object tells of has changed
 
 	manifests manifests
 
@@ -148,7 +158,9 @@ func New(cfg Config) (*Agent, error) {
 	if a.devices, err = a.newDevices(); err != nil {
 		return nil, err
 	}
-	a.capacity, a.allocatable = resources(&cfg)
+	if err := a.prepareNode(); err != nil {
+		return nil, err
+	}
 	a.objects = objects.New(cfg.Client, a.refreshVolumes)
 	a.volumes = &volume.Manager{
 		Dir: filepath.Join(cfg.Dir, "pods"), Client: cfg.Client, Objects: a.objects,
@@ -229,7 +241,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("watching pods: %w", err)
 	}
 	for _, run := range []func(context.Context){
-		a.lister.run, a.runDevices, a.watchExits, a.runCgroups, a.runNode, a.runLease, a.runStatic, a.runTunnels, a.images.run,
+		a.lister.run, a.runDevices, a.watchExits, a.runCgroups, a.runNode, a.runLease, a.runEvictor, a.runStatic, a.runTunnels, a.images.run,
 		a.pods.RunWithContext, a.node.RunWithContext,
 		func(ctx context.Context) { a.settle(ctx, reg) },
 	} {
@@ -261,7 +273,7 @@ func (a *Agent) watchExits(ctx context.Context) {
 }
 
 func (a *Agent) facts(_ *v1.Pod, ips []netip.Addr) env.Facts {
-	return env.Facts{NodeName: a.cfg.NodeName, HostIPs: a.cfg.NodeIPs, PodIPs: ips, Allocatable: a.allocatable}
+	return env.Facts{NodeName: a.cfg.NodeName, HostIPs: a.cfg.NodeIPs, PodIPs: ips, Allocatable: a.room().Allocatable}
 }
 
 func fieldTweak(field, value string) func(*metav1.ListOptions) {

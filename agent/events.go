@@ -15,6 +15,11 @@ func (w *worker) containerEvent(m *member, kind, reason, format string, args ...
 	w.refEvent(w.view.Pod, m.Spec.Name, kind, reason, format, args...)
 }
 
+// annotatedEvent tells of the pod with what programs want to know.
+func (w *worker) annotatedEvent(pod *v1.Pod, notes map[string]string, kind, reason, message string) {
+	w.recorder.AnnotatedEventf(pod, notes, kind, reason, "%s", message)
+}
+
 // refEvent may be used from effects, which must not read the view.
 func (w *worker) refEvent(pod *v1.Pod, container, kind, reason, format string, args ...any) {
 	ref := &v1.ObjectReference{

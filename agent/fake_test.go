@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"mgr/agent/cgroup"
+	"mgr/agent/machine"
 	"mgr/agent/registry"
 )
 
@@ -306,8 +307,8 @@ func (f *fakeRuntime) UnmountImage(_ context.Context, path string) error {
 	return nil
 }
 
-func (f *fakeRuntime) Stats(context.Context, string) (Stats, error) {
-	return Stats{Time: time.Now(), CPUNanos: 5, MemoryBytes: 6, MemoryUsage: 7, Pids: 1}, nil
+func (f *fakeRuntime) Layer(context.Context, string) (machine.Use, error) {
+	return machine.Use{Bytes: 4096, Inodes: 1}, nil
 }
 func (f *fakeRuntime) Version(context.Context) (string, error) { return "containerd://2.4.2", nil }
 

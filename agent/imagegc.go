@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 const (
@@ -250,12 +249,11 @@ func (k *imageKeeper) remove(ctx context.Context, images []Image, now time.Time,
 
 // newImageKeeper makes the keeper of the agent's images.
 func (a *Agent) newImageKeeper() *imageKeeper {
-	node := &v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}
 	return &imageKeeper{
 		cfg: a.cfg.Images, runtime: a.runtime, inUse: a.imageInUse, left: a.pulls.records.Prune, begun: time.Now(), usages: map[string]*imageUsage{},
-		disk: func() (int64, int64, error) { return diskSpace(a.cfg.Dir) },
+		disk: func() (int64, int64, error) { return diskSpace(a.cfg.ImageDir) },
 		warn: func(reason, format string, args ...any) {
-			a.recorder.Eventf(node, v1.EventTypeWarning, reason, format, args...)
+			a.nodeEvent(v1.EventTypeWarning, reason, format, args...)
 			a.log.Warn("collecting images", "reason", reason, "err", fmt.Sprintf(format, args...))
 		},
 	}

@@ -2,15 +2,12 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 
 	"mgr/agent/cgroup"
@@ -192,18 +189,19 @@ func (a *Agent) syncCgroups(ctx context.Context, node bool) error {
 
 // nodeLimits are those of all pods together: what is not reserved, or, if that is not enforced, what the node has.
 func (a *Agent) nodeLimits() cgroup.Limits {
-	share := a.capacity.DeepCopy()
-	if !a.cfg.Unenforced {
-		for name, q := range a.cfg.Reserved {
-			have := share[name]
-			have.Sub(q)
-			share[name] = have
+	share := v1.ResourceList{}
+	for name, have := range a.room().Capacity {
+		share[name] = have
+		if !a.cfg.Unenforced {
+			share[name] = without(have, a.cfg.KubeReserved[name], a.cfg.SystemReserved[name])
 		}
 	}
 	l := cgroup.Limits{CPUShares: cpuShares(share.Cpu().MilliValue()), Memory: share.Memory().Value()}
-	if pids, set := a.cfg.Reserved["pid"]; set && !a.cfg.Unenforced {
-		if most, err := strconv.ParseInt(firstLine("/proc/sys/kernel/pid_max"), 10, 64); err == nil {
-			l.Pids = max(most-pids.Value(), 1)
+	reserved := a.cfg.KubeReserved["pid"]
+	reserved.Add(a.cfg.SystemReserved["pid"])
+	if !reserved.IsZero() && !a.cfg.Unenforced {
+		if _, most, err := a.cfg.Machine.Tasks(); err == nil {
+			l.Pids = max(most-reserved.Value(), 1)
 		}
 	}
 	return l
@@ -219,9 +217,4 @@ func (a *Agent) burstableCPU() (milli int64) {
 		}
 	}
 	return milli
-}
-
-// nodeEvent records an event of the node itself.
-func (a *Agent) nodeEvent(kind, reason, format string, args ...any) {
-	a.recorder.Event(&v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}, kind, reason, fmt.Sprintf(format, args...))
 }

@@ -122,7 +122,7 @@ func TestOOMScore(t *testing.T) {
 // The cgroups above the pods': limited to what pods may have, and the burstable ones' share follows the pods that there are.
 func TestClassesFollowTheirPods(t *testing.T) {
 	r := newRig(t, func(c *Config) {
-		c.Capacity, c.Reserved, c.CgroupRoot = quantities("cpu=4,memory=8Gi"), quantities("cpu=1,memory=1Gi"), "pods"
+		c.Capacity, c.KubeReserved, c.CgroupRoot = quantities("cpu=4,memory=8Gi"), quantities("cpu=1,memory=1Gi"), "pods"
 	})
 	class := func(name string) cgroup.Limits {
 		r.runtime.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -36,6 +37,15 @@ func (a *Agent) self() *v1.Node {
 	return o.(*v1.Node)
 }
 
+// nodeRef is the node in events, as kubelet names it.
+func (a *Agent) nodeRef() *v1.ObjectReference {
+	return &v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: a.cfg.NodeName, UID: types.UID(a.cfg.NodeName)}
+}
+
+func (a *Agent) nodeEvent(kind, reason, format string, args ...any) {
+	a.recorder.Eventf(a.nodeRef(), kind, reason, format, args...)
+}
+
 // runNode registers the node and keeps its object true. A node at rest writes nothing: being alive is the lease's matter.
 func (a *Agent) runNode(ctx context.Context) {
 	_, err := a.node.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -45,6 +55,7 @@ func (a *Agent) runNode(ctx context.Context) {
 		a.log.Error("watching the node's object", "err", err)
 		return
 	}
+	a.nodeEvent(v1.EventTypeNormal, "Starting", "Starting the agent of this node.")
 	tries := 0
 	for {
 		wait := nodeEvery
@@ -75,6 +86,7 @@ func (a *Agent) stir() {
 // syncNode creates the object or patches what differs: our labels in its metadata, and its status.
 func (a *Agent) syncNode(ctx context.Context) error {
 	health := a.health(ctx)
+	a.resources.Store(measureResources(&a.cfg, a.evictor.thresholds, a.room()))
 	node := a.self()
 	if node == nil {
 		if !a.node.HasSynced() {
@@ -110,7 +122,39 @@ func (a *Agent) syncNode(ctx context.Context) error {
 	if silent := time.Since(time.Unix(0, a.renewed.Load())); silent > leaseDuration*time.Second {
 		return fmt.Errorf("its lease was not renewed for %s", silent.Round(time.Second))
 	}
-	return a.patchNode(ctx, node, want, "status")
+	if err := a.patchNode(ctx, node, want, "status"); err != nil {
+		return err
+	}
+	a.tellOfNode(&node.Status, &want.Status)
+	return nil
+}
+
+// tellOfNode makes the events of what has changed.
+func (a *Agent) tellOfNode(before, now *v1.NodeStatus) {
+	if was, is := before.NodeInfo.BootID, now.NodeInfo.BootID; was != "" && is != "" && was != is {
+		a.nodeEvent(v1.EventTypeWarning, "Rebooted", "Node %s has been rebooted, boot id: %s", a.cfg.NodeName, is)
+	}
+	for i := range now.Conditions {
+		c := &now.Conditions[i]
+		reasons, ours := conditionEvents[c.Type]
+		old := slices.IndexFunc(before.Conditions, func(o v1.NodeCondition) bool { return o.Type == c.Type })
+		if !ours || old >= 0 && before.Conditions[old].Status == c.Status {
+			continue
+		}
+		reason := reasons.otherwise
+		if c.Status == v1.ConditionTrue {
+			reason = reasons.whenTrue
+		}
+		a.nodeEvent(v1.EventTypeNormal, reason, "Node %s status is now: %s", a.cfg.NodeName, reason)
+	}
+}
+
+// conditionEvents are the reasons of the events when a condition changes, as kubelet's.
+var conditionEvents = map[v1.NodeConditionType]struct{ whenTrue, otherwise string }{
+	v1.NodeReady:          {"NodeReady", "NodeNotReady"},
+	v1.NodeMemoryPressure: {"NodeHasInsufficientMemory", "NodeHasSufficientMemory"},
+	v1.NodeDiskPressure:   {"NodeHasDiskPressure", "NodeHasNoDiskPressure"},
+	v1.NodePIDPressure:    {"NodeHasInsufficientPID", "NodeHasSufficientPID"},
 }
 
 func (a *Agent) patchNode(ctx context.Context, from, to *v1.Node, sub string) error {
@@ -135,11 +179,12 @@ func (a *Agent) patchNode(ctx context.Context, from, to *v1.Node, sub string) er
 }
 
 func (a *Agent) register(ctx context.Context, health []condition) error {
-	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: a.labels()}}
+	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: a.labels()}, Spec: v1.NodeSpec{Taints: a.cfg.Taints}}
 	a.fillStatus(&node.Status, health, time.Now())
 	_, err := a.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
 	if err == nil {
 		a.log.Info("node registered", "node", a.cfg.NodeName)
+		a.tellOfNode(&v1.NodeStatus{}, &node.Status)
 	}
 	if apierrors.IsAlreadyExists(err) {
 		return nil
@@ -149,15 +194,13 @@ func (a *Agent) register(ctx context.Context, health []condition) error {
 
 // fillStatus sets what the agent owns in the status; conditions of others and extended resources stay.
 func (a *Agent) fillStatus(s *v1.NodeStatus, health []condition, now time.Time) {
-	capacity, allocatable := a.devices.Resources()
-	s.Capacity = overlay(overlay(s.Capacity, capacity), a.capacity)
-	s.Allocatable = overlay(overlay(s.Allocatable, allocatable), a.allocatable)
+	a.fillResources(s)
 	s.Addresses = nil
 	for _, ip := range a.cfg.NodeIPs {
 		s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip.String()})
 	}
 	s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: a.cfg.NodeName})
-	info := nodeInfo()
+	info := a.nodeInfo()
 	if v := health[0].version; v != "" {
 		info.ContainerRuntimeVersion = v
 	} else {
@@ -190,13 +233,23 @@ func setNodeCondition(s *v1.NodeStatus, c v1.NodeCondition) {
 	s.Conditions = append(s.Conditions, c)
 }
 
-func overlay(base, own v1.ResourceList) v1.ResourceList {
-	out := base.DeepCopy()
-	if out == nil {
-		out = v1.ResourceList{}
+// fillResources writes the node's own resources. Those that others have added stay, and may be given to pods as a whole unless
+// somebody says otherwise; what they have taken from the capacity again goes from both.
+func (a *Agent) fillResources(s *v1.NodeStatus) {
+	room := a.room()
+	capacity, allocatable := v1.ResourceList{}, v1.ResourceList{}
+	for name, q := range s.Capacity {
+		capacity[name], allocatable[name] = q, q
+		if told, ok := s.Allocatable[name]; ok {
+			allocatable[name] = told
+		}
 	}
-	maps.Copy(out, own)
-	return out
+	plugged, usable := a.devices.Resources()
+	maps.Copy(capacity, plugged)
+	maps.Copy(allocatable, usable)
+	maps.Copy(capacity, room.Capacity)
+	maps.Copy(allocatable, room.Allocatable)
+	s.Capacity, s.Allocatable = capacity, allocatable
 }
 
 // runLease says every second that the node is alive. The lease lives in the leader's memory.

@@ -1,24 +1,19 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
-	"strconv"
+	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-)
+	"k8s.io/utils/ptr"
 
-// Thresholds of pressure, as kubelet's defaults.
-const (
-	minMemory      = 100 << 20 // bytes available
-	minDiskPercent = 10
-	minNodePercent = 5 // of inodes
+	"mgr/agent/evict"
 )
 
 // condition is one finding about the node's health.
@@ -29,7 +24,7 @@ type condition struct {
 	version         string // of the runtime, in the first finding
 }
 
-// health looks at the runtime, memory, disk and process ids. Ready comes first.
+// health is whether the runtime answers, and what the node is short of. Ready comes first.
 func (a *Agent) health(ctx context.Context) []condition {
 	ready := condition{kind: v1.NodeReady, status: v1.ConditionTrue, reason: "KubeletReady", message: "kubelet is posting ready status"}
 	version, err := a.runtime.Version(ctx)
@@ -37,11 +32,13 @@ func (a *Agent) health(ctx context.Context) []condition {
 		ready.status, ready.reason, ready.message = v1.ConditionFalse, "KubeletNotReady", fmt.Sprintf("container runtime is down: %v", err)
 	}
 	ready.version = version
+	under := a.evictor.conditions()
+	has := func(t v1.NodeConditionType) bool { return slices.Contains(under, t) }
 	return []condition{
 		ready,
-		pressure(v1.NodeMemoryPressure, lowMemory(), "KubeletHasInsufficientMemory", "kubelet has insufficient memory available", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-		pressure(v1.NodeDiskPressure, lowDisk(a.cfg.Dir), "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-		pressure(v1.NodePIDPressure, lowPIDs(), "KubeletHasInsufficientPID", "kubelet has insufficient PID available", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+		pressure(v1.NodeMemoryPressure, has(v1.NodeMemoryPressure), "KubeletHasInsufficientMemory", "kubelet has insufficient memory available", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+		pressure(v1.NodeDiskPressure, has(v1.NodeDiskPressure), "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+		pressure(v1.NodePIDPressure, has(v1.NodePIDPressure), "KubeletHasInsufficientPID", "kubelet has insufficient PID available", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
 	}
 }
 
@@ -52,77 +49,78 @@ func pressure(kind v1.NodeConditionType, low bool, badReason, bad, goodReason, g
 	return condition{kind: kind, status: v1.ConditionFalse, reason: goodReason, message: good}
 }
 
-func lowMemory() bool {
-	available, ok := meminfo("MemAvailable")
-	return ok && available < minMemory
+// nodeResources are what the node has. They change with the machine, so each is read anew.
+type nodeResources struct {
+	Capacity    v1.ResourceList
+	Allocatable v1.ResourceList // what the scheduler may give to pods
+	ForPods     v1.ResourceList // what pods may use together: Allocatable and what the hard thresholds of eviction keep free
 }
 
-func lowDisk(dir string) bool {
-	var s unix.Statfs_t
-	if err := unix.Statfs(dir, &s); err != nil || s.Blocks == 0 {
-		return false
+// room returns the node's resources as last measured.
+func (a *Agent) room() *nodeResources { return a.resources.Load() }
+
+// podMemory is how much memory all pods together may use.
+func (a *Agent) podMemory() *resource.Quantity { return a.room().ForPods.Memory() }
+
+// measureResources looks at the machine again; what it does not tell now stays as it was.
+func measureResources(cfg *Config, thresholds []evict.Threshold, before *nodeResources) *nodeResources {
+	capacity := v1.ResourceList{}
+	if before != nil {
+		capacity = before.Capacity.DeepCopy()
 	}
-	return s.Bavail*100 < s.Blocks*minDiskPercent || s.Files > 0 && s.Ffree*100 < s.Files*minNodePercent
+	capacity[v1.ResourceCPU] = *resource.NewQuantity(int64(cfg.Machine.CPUs()), resource.DecimalSI)
+	capacity[v1.ResourcePods] = *resource.NewQuantity(int64(cfg.MaxPods), resource.DecimalSI)
+	if m, err := cfg.Machine.Memory(); err == nil {
+		capacity[v1.ResourceMemory] = *resource.NewQuantity(int64(m.Total), resource.BinarySI)
+	}
+	if f, err := cfg.Machine.Fs(cfg.Dir); err == nil {
+		capacity[v1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(f.Capacity), resource.BinarySI)
+	}
+	for size, bytes := range cfg.Machine.HugePages() {
+		capacity[v1.ResourceName(v1.ResourceHugePagesPrefix+resource.NewQuantity(size, resource.BinarySI).String())] = *resource.NewQuantity(bytes, resource.BinarySI)
+	}
+	maps.Copy(capacity, cfg.Capacity)
+	return divide(cfg, thresholds, capacity)
 }
 
-func lowPIDs() bool {
-	limit, err := os.ReadFile("/proc/sys/kernel/pid_max")
-	if err != nil {
-		return false
+// divide takes what is reserved off the capacity.
+func divide(cfg *Config, thresholds []evict.Threshold, capacity v1.ResourceList) *nodeResources {
+	kept := evict.Reserved(thresholds, capacity)
+	forPods, allocatable := v1.ResourceList{}, v1.ResourceList{}
+	for name, have := range capacity {
+		forPods[name] = without(have, cfg.KubeReserved[name], cfg.SystemReserved[name])
+		allocatable[name] = without(have, cfg.KubeReserved[name], cfg.SystemReserved[name], kept[name])
 	}
-	most, err := strconv.Atoi(strings.TrimSpace(string(limit)))
-	if err != nil {
-		return false
-	}
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return false
-	}
-	return int(info.Procs)*100 > most*95
-}
-
-// meminfo reads one line of /proc/meminfo, in bytes.
-func meminfo(name string) (int64, bool) {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0, false
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		key, rest, _ := strings.Cut(lines.Text(), ":")
-		if key != name {
-			continue
-		}
-		kb, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
-		return kb << 10, err == nil
-	}
-	return 0, false
-}
-
-// resources are the node's capacity and what of it pods may use.
-func resources(cfg *Config) (capacity, allocatable v1.ResourceList) {
-	memory, _ := meminfo("MemTotal")
-	capacity = v1.ResourceList{
-		v1.ResourceCPU:    *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
-		v1.ResourceMemory: *resource.NewQuantity(memory, resource.BinarySI),
-		v1.ResourcePods:   *resource.NewQuantity(int64(cfg.MaxPods), resource.DecimalSI),
-	}
-	var s unix.Statfs_t
-	if err := unix.Statfs(cfg.Dir, &s); err == nil {
-		capacity[v1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(s.Blocks)*s.Bsize, resource.BinarySI)
-	}
-	for name, q := range cfg.Capacity {
-		capacity[name] = q
-	}
-	allocatable = capacity.DeepCopy()
-	for name, q := range cfg.Reserved {
-		if have, ok := allocatable[name]; ok {
-			have.Sub(q)
-			allocatable[name] = have
+	for name, have := range capacity {
+		if strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix) { // memory that nothing else can use
+			forPods[v1.ResourceMemory] = without(forPods[v1.ResourceMemory], have)
+			allocatable[v1.ResourceMemory] = without(allocatable[v1.ResourceMemory], have)
 		}
 	}
-	return capacity, allocatable
+	return &nodeResources{Capacity: capacity, Allocatable: allocatable, ForPods: forPods}
+}
+
+// checkReserved refuses to keep more from pods than there is.
+func checkReserved(cfg *Config, room *nodeResources) error {
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage} {
+		have, left := room.Capacity[name], room.Allocatable[name]
+		if !have.IsZero() && left.IsZero() {
+			return fmt.Errorf("nothing is left of the node's %s (%s) for pods: lower --kube-reserved, --system-reserved or --eviction-hard", name, have.String())
+		}
+	}
+	return nil
+}
+
+// without is never less than nothing.
+func without(have resource.Quantity, take ...resource.Quantity) resource.Quantity {
+	left := have.DeepCopy()
+	for _, q := range take {
+		left.Sub(q)
+	}
+	if left.Sign() < 0 {
+		left.Set(0)
+	}
+	return left
 }
 
 func (a *Agent) labels() map[string]string {
@@ -136,25 +134,20 @@ func (a *Agent) labels() map[string]string {
 	return labels
 }
 
-func nodeInfo() v1.NodeSystemInfo {
+func (a *Agent) nodeInfo() v1.NodeSystemInfo {
+	m := a.cfg.Machine
 	info := v1.NodeSystemInfo{
-		MachineID: firstLine("/etc/machine-id"), SystemUUID: firstLine("/sys/class/dmi/id/product_uuid"), BootID: firstLine("/proc/sys/kernel/random/boot_id"),
-		KernelVersion: firstLine("/proc/sys/kernel/osrelease"), OSImage: osImage(), OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+		MachineID: m.Line("/etc/machine-id"), SystemUUID: m.Line("/sys/class/dmi/id/product_uuid"), BootID: m.Line("/proc/sys/kernel/random/boot_id"),
+		KernelVersion: m.Line("/proc/sys/kernel/osrelease"), OSImage: osImage(), OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
 		KubeletVersion: KubeletVersion,
 	}
 	if info.SystemUUID == "" {
 		info.SystemUUID = info.MachineID
 	}
-	return info
-}
-
-func firstLine(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return ""
+	if memory, err := m.Memory(); err == nil && memory.SwapTotal > 0 {
+		info.Swap = &v1.NodeSwapStatus{Capacity: ptr.To(int64(memory.SwapTotal))}
 	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	return strings.TrimSpace(line)
+	return info
 }
 
 func osImage() string {

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"mgr/agent/cgroup"
+	"mgr/agent/machine"
 	"mgr/agent/registry"
 )
 
@@ -63,8 +64,8 @@ type Runtime interface {
 	MountImage(ctx context.Context, ref, path string) error
 	UnmountImage(ctx context.Context, path string) error
 
-	// Stats of one container, read from its cgroup.
-	Stats(ctx context.Context, id string) (Stats, error)
+	// Layer is what a container has written to its root file system, beyond its image.
+	Layer(ctx context.Context, id string) (machine.Use, error)
 	// Handlers are the OCI runtimes that pods can choose by their class; the first one, named "", is the default.
 	Handlers() []Handler
 	// Version of the runtime ("containerd://2.4.2"); an error means that it does not answer.
@@ -256,13 +257,4 @@ type Image struct {
 type Pulled struct {
 	Image
 	Used *registry.Credential
-}
-
-// Stats of a container.
-type Stats struct {
-	Time        time.Time
-	CPUNanos    uint64 // cumulative
-	MemoryBytes uint64 // working set
-	MemoryUsage uint64
-	Pids        uint64
 }

@@ -10,6 +10,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
+
+	"mgr/agent/machine"
 )
 
 // securityContext merges what the pod and the container say; the container's word counts.
@@ -146,7 +148,9 @@ func appArmorRefusal(why string) *verdict {
 }
 
 // appArmorEnabled asks the kernel.
-func appArmorEnabled() bool { return firstLine("/sys/module/apparmor/parameters/enabled") == "Y" }
+func appArmorEnabled() bool {
+	return machine.Machine{}.Line("/sys/module/apparmor/parameters/enabled") == "Y"
+}
 
 // checkUser enforces runAsNonRoot.
 func (j *startJob) checkUser(ctx context.Context, s *ContainerSpec) error {

@@ -25,6 +25,7 @@ import (
 // asks nobody who they are.
 //
 //	GET  /healthz /pods /stats/summary /images
+//	     /usage/node /usage/pods   what metrics.k8s.io is made of
 //	GET  /containerLogs/{namespace}/{pod}/{container}
 //	     /exec/{namespace}/{pod}[/{uid}]/{container}, /attach/…, /run/…, /portForward/{namespace}/{pod}[/{uid}]
 //	POST /images/import     an OCI or docker archive → JSON list of names
@@ -34,6 +35,8 @@ func (a *Agent) Handler() http.Handler {
 	r.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	r.HandleFunc("/pods", a.servePods)
 	r.HandleFunc("/stats/summary", a.serveStats)
+	r.HandleFunc("/usage/node", a.serveNodeUsage)
+	r.HandleFunc("/usage/pods", a.servePodUsage)
 	r.HandleFunc("/images", a.serveImages).Methods(http.MethodGet)
 	r.HandleFunc("/images/import", a.serveImport).Methods(http.MethodPost)
 	r.HandleFunc("/containerLogs/{namespace}/{pod}/{container}", a.serveLogs).Methods(http.MethodGet)

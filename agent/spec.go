@@ -64,7 +64,7 @@ func (j *startJob) containerSpec(ctx context.Context) (ContainerSpec, error) {
 		LogPath: filepath.Join(a.logDir(j.ref), c.Name, strconv.Itoa(j.attempt)+".log"),
 		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 		Hash: containerHash(c), Kind: j.role.String(),
-		Devices: devices, OOMScoreAdj: oomScoreAdj(j.pod, c, a.capacity.Memory().Value()),
+		Devices: devices, OOMScoreAdj: oomScoreAdj(j.pod, c, a.room().Capacity.Memory().Value()),
 	}
 	if s.Target, err = j.target(); err != nil {
 		return s, err

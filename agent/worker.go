@@ -68,6 +68,7 @@ type shown struct {
 	ips        []netip.Addr
 	netns      string
 	resources  bool // counts against the node
+	judged     bool // the node has told it to go
 }
 
 // newWorker makes a worker that does not run yet; the agent's mutex is held.
@@ -369,6 +370,7 @@ func (w *worker) show() {
 			s.previous[m.Spec.Name] = *m.Previous
 		}
 	}
+	s.judged = w.view.Verdict != nil
 	s.resources = !w.view.Release.Done && !(w.view.Verdict != nil && w.view.Verdict.Rejected) && !w.view.terminalInAPI()
 	w.mu.Lock()
 	w.shown = s

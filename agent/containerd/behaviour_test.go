@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mgr/agent"
+	"mgr/agent/cgroup"
 )
 
 // shell is a container of the busybox image that runs a script.
@@ -180,7 +181,7 @@ func TestImageUserAndEnvironment(t *testing.T) {
 	}
 }
 
-func TestLimitsAndStats(t *testing.T) {
+func TestLimitsAndUse(t *testing.T) {
 	n := newNode(t)
 	n.useBusybox()
 	pod := n.pod("limits")
@@ -195,9 +196,20 @@ func TestLimitsAndStats(t *testing.T) {
 	if want := []string{"67108864", "512", "50000", "50", "700"}; !slices.Equal(got, want) {
 		t.Errorf("limits %v, want %v", got, want)
 	}
-	stats, err := n.Stats(t.Context(), id)
-	if err != nil || stats.CPUNanos == 0 || stats.MemoryUsage == 0 || stats.MemoryBytes > stats.MemoryUsage || stats.Pids < 1 {
-		t.Errorf("%+v, %v", stats, err)
+	cgroups, err := cgroup.Host()
+	if err != nil {
+		t.Fatal(err)
+	}
+	use, err := cgroups.Detail(filepath.Join("/mgr-test", filepath.Base(n.dir), "pod-"+pod.UID, id))
+	if err != nil || use.CPUNanos == 0 || use.Memory == 0 || use.WorkingSet > use.Memory || use.Pids < 1 || use.MemoryLimit != 64<<20 || use.RSS == 0 {
+		t.Errorf("%+v, %v", use, err)
+	}
+	write := []string{"dd", "if=/dev/zero", "of=/big", "bs=1024", "count=512"}
+	if code, err := n.Exec(t.Context(), id, agent.ExecSpec{Command: write}); err != nil || code != 0 {
+		t.Fatalf("%d, %v", code, err)
+	}
+	if layer, err := n.Layer(t.Context(), id); err != nil || layer.Bytes < 512<<10 || layer.Inodes < 1 {
+		t.Errorf("what it has written: %+v, %v", layer, err)
 	}
 	// A protected pod's score is clamped to what this process may set, not refused.
 	low := n.shell(pod, "low", "true")

@@ -250,3 +250,18 @@ func (m Machine) Device(numbers string) string {
 	}
 	return "/dev/" + filepath.Base(link)
 }
+
+// Self is what this program has used of processors, in nanoseconds, and the memory that it has now.
+func Self() (cpuNanos, rss uint64) {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err == nil {
+		cpuNanos = uint64(u.Utime.Nano() + u.Stime.Nano())
+	}
+	words := strings.Fields(Machine{}.Line("/proc/self/statm")) // size resident shared …
+	if len(words) > 1 {
+		if pages, err := strconv.ParseUint(words[1], 10, 64); err == nil {
+			rss = pages * uint64(os.Getpagesize())
+		}
+	}
+	return cpuNanos, rss
+}
