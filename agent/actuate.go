@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -250,12 +251,12 @@ func (j *resizeJob) fits(ctx context.Context, now CgroupState) error {
 		if m.to.memoryLimit == 0 || m.from.memoryLimit != 0 && m.to.memoryLimit >= m.from.memoryLimit {
 			continue
 		}
-		used, err := j.runtime.Stats(ctx, m.id)
+		used, err := j.runtime.Cgroup(ctx, filepath.Join(j.cgroup, m.id))
 		if err != nil {
 			continue // it has ended
 		}
-		if used.MemoryUsage >= uint64(m.to.memoryLimit) {
-			short = append(short, fmt.Sprintf("attempting to set container %q memory limit (%d) below current usage (%d)", m.name, m.to.memoryLimit, used.MemoryUsage))
+		if used.Memory >= uint64(m.to.memoryLimit) {
+			short = append(short, fmt.Sprintf("attempting to set container %q memory limit (%d) below current usage (%d)", m.name, m.to.memoryLimit, used.Memory))
 		}
 	}
 	switch len(short) {

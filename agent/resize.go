@@ -132,7 +132,7 @@ func (a *Agent) refusal(w *worker, wish, granted *v1.Pod) (reason, message strin
 	options := resourcehelper.PodResourcesOptions{}
 	want, have := resourcehelper.PodRequests(wish, options), resourcehelper.PodRequests(granted, options)
 	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-		asked, had, room := want[name], have[name], a.allocatable[name]
+		asked, had, room := want[name], have[name], a.room().Allocatable[name]
 		if asked.Cmp(had) <= 0 {
 			continue
 		}

@@ -230,7 +230,8 @@ func TestResizeBelowUse(t *testing.T) {
 }
 
 func TestRefusal(t *testing.T) {
-	a := &Agent{allocatable: quantities("cpu=4,memory=1Gi"), workers: map[string]*worker{}}
+	a := &Agent{workers: map[string]*worker{}}
+	a.resources.Store(&nodeResources{Allocatable: quantities("cpu=4,memory=1Gi")})
 	w, other := &worker{}, &worker{}
 	of := func(requests string) *v1.Pod {
 		return &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{sized("c", requests, "")}}}
