@@ -49,6 +49,8 @@ type NodeConfig struct {
 	Balance           string // roundrobin or random
 	Containerd        string // socket of the host's; "": embedded
 	CgroupRoot        string // parent of all pods' cgroups
+	Enforce           string // "none": the pods together may use what is reserved; else "pods"
+	PodPidsLimit      int64
 	// SeccompDefault: pods that name no seccomp profile get the runtime's.
 	SeccompDefault bool
 	UnsafeSysctls  []string          // that pods may set beside the safe ones
@@ -122,6 +124,9 @@ func (n *Node) prepare() error {
 	}
 	if c.ServiceMode != "iptables" && c.ServiceMode != "userspace" {
 		return fmt.Errorf("--service-mode %q: use iptables or userspace", c.ServiceMode)
+	}
+	if c.Enforce != "pods" && c.Enforce != "none" && c.Enforce != "" {
+		return fmt.Errorf("--enforce-node-allocatable %q: use pods or none", c.Enforce)
 	}
 	if c.Balance != "roundrobin" && c.Balance != "random" {
 		return fmt.Errorf("--balance %q: use roundrobin or random", c.Balance)
@@ -275,6 +280,7 @@ func (n *Node) run(ctx context.Context) error {
 		Runtime: runtime, Network: proxy.Network(), NodeIPs: []netip.Addr{n.ip}, Labels: n.labels,
 		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir, ManifestURL: n.cfg.ManifestURL, ManifestURLHeader: header, CgroupRoot: n.cfg.CgroupRoot,
 		Images: n.cfg.Images, SeccompUnconfined: !n.cfg.SeccompDefault, AllowedUnsafeSysctls: n.cfg.UnsafeSysctls,
+		Unenforced: n.cfg.Enforce == "none", PodPidsLimit: n.cfg.PodPidsLimit,
 		Masters: n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
 	})
 	if err != nil {

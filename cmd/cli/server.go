@@ -99,6 +99,8 @@ master and opens no port of its own. Its pods survive when it stops or is restar
 	f.StringVar(&cfg.ServiceMode, "service-mode", "iptables", "how services are routed: iptables or userspace")
 	f.StringVar(&cfg.Balance, "balance", "random", "how the userspace mode picks a backend: roundrobin or random")
 	f.StringVar(&cfg.CgroupRoot, "cgroup-root", "kubepods", "parent of all pods' cgroups")
+	f.StringVar(&cfg.Enforce, "enforce-node-allocatable", "pods", "what is held to the node's allocatable resources: pods, or none")
+	f.Int64Var(&cfg.PodPidsLimit, "pod-max-pids", 0, "processes and threads that one pod may have (0: as many as the node allows)")
 	f.BoolVar(&cfg.SeccompDefault, "seccomp-default", true, "filter the system calls of pods that name no seccomp profile")
 	f.StringSliceVar(&cfg.UnsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes ending in *, that pods may set beside the safe ones (repeatable)")
 	f.StringToStringVar(&cfg.Handlers, "runtime-handler", nil, "OCI runtime that runtime classes can name, NAME=PATH (repeatable)")
