@@ -116,6 +116,7 @@ type Agent struct {
 	appArmor  bool // the kernel has it
 	devices   *devices.Manager
 	stirred   chan struct{} // something that the node's object tells of has changed
+	ids       *idRanges
 
 	manifests manifests
 
@@ -159,6 +160,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	if err := a.prepareNode(); err != nil {
+		return nil, err
+	}
+	if a.ids, err = newIDRanges(filepath.Join(cfg.Dir, "pods"), a.log); err != nil {
 		return nil, err
 	}
 	a.objects = objects.New(cfg.Client, a.refreshVolumes)

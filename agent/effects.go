@@ -262,6 +262,9 @@ func (a *Agent) scrub(ctx context.Context, pod PodRef) error {
 	if err := a.volumes.Remove(ctx, pod.UID); err != nil {
 		return err
 	}
+	if err := a.ids.release(pod.UID); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(a.logDir(pod)); err != nil {
 		return fmt.Errorf("removing logs: %w", err)
 	}

@@ -10,8 +10,15 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// isolate adds to a sandbox's specification what only the pod's runtime class, looked up now, decides.
+// isolate adds to a sandbox's specification what has to be looked up: the users of a pod that has its own, and the runtime that
+// the pod's class names.
 func (a *Agent) isolate(ctx context.Context, pod *v1.Pod, s *SandboxSpec) error {
+	if !ptr.Deref(pod.Spec.HostUsers, true) {
+		var err error
+		if s.UserNS, err = a.ids.of(s.Pod.UID); err != nil {
+			return err
+		}
+	}
 	name := ptr.Deref(pod.Spec.RuntimeClassName, "")
 	if name == "" {
 		return nil

@@ -118,8 +118,12 @@ type SandboxSpec struct {
 	CgroupParent string // of the pod, as the agent's cgroup layout names it
 	Limits       cgroup.Limits
 	Sysctls      map[string]string
-	Handler      string // one of Runtime.Handlers
+	Handler      string   // one of Runtime.Handlers
+	UserNS       *IDRange // a user namespace of its own; nil: the node's
 }
+
+// IDRange are the users and groups of the node that a pod's user namespace has as its own, beginning with root.
+type IDRange struct{ First, Count uint32 }
 
 // Handler is one OCI runtime of this node.
 type Handler struct {

@@ -171,7 +171,7 @@ func (a *Agent) scrubOrphan(ctx context.Context, ref PodRef) error {
 	if err := a.runtime.RemoveSandbox(ctx, ref.UID); err != nil {
 		return err
 	}
-	return a.volumes.Remove(ctx, ref.UID)
+	return errors.Join(a.volumes.Remove(ctx, ref.UID), a.ids.release(ref.UID))
 }
 
 // sweepLogs removes log directories of pods that are gone.

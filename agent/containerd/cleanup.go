@@ -43,7 +43,7 @@ func Cleanup(ctx context.Context, dir string) error {
 			return fmt.Errorf("end the containers: %w", err)
 		}
 	}
-	if err := unmountBelow(l.Dir); err != nil {
+	if err := errors.Join(unmountBelow(l.Dir), unmountBelow(l.Run)); err != nil {
 		return err
 	}
 	for _, dir := range dirs {

@@ -107,7 +107,7 @@ func (r *Runtime) create(ctx context.Context, s *sandbox, c *container, spec age
 	if err := os.MkdirAll(r.layout.container(id), 0o711); err != nil {
 		return err
 	}
-	rootfs, err := r.prepareRootfs(ctx, id, image)
+	rootfs, err := r.prepareRootfs(ctx, s, id, image)
 	if err != nil {
 		return err
 	}
@@ -115,14 +115,21 @@ func (r *Runtime) create(ctx context.Context, s *sandbox, c *container, spec age
 	if err != nil {
 		return err
 	}
-	encoded, err := typeurl.MarshalAny(oci)
+	unmap, err := r.mapMounts(s, id, oci)
 	if err != nil {
-		return fmt.Errorf("encode the container's specification: %w", err)
-	}
-	if err := r.openIO(c, false); err != nil {
 		return err
 	}
+	encoded, err := typeurl.MarshalAny(oci)
+	if err != nil {
+		return errors.Join(fmt.Errorf("encode the container's specification: %w", err), unmap())
+	}
+	if err := r.openIO(c, false); err != nil {
+		return errors.Join(err, unmap())
+	}
 	stored, err := r.launch(ctx, s, c, encoded, rootfs)
+	if err := unmap(); err != nil {
+		r.cfg.Log.Warn("a container's mapped mounts could not be removed", "container", id, "err", err)
+	}
 	if !stored || ctx.Err() != nil || errdefs.IsUnavailable(err) {
 		return err
 	}
@@ -186,9 +193,13 @@ func (r *Runtime) record(ctx context.Context, c *container, spec typeurl.Any, sh
 }
 
 // prepareRootfs makes the container's writable layer above its image, unpacking the image if that has not been done.
-func (r *Runtime) prepareRootfs(ctx context.Context, id string, image *imageInfo) ([]mount.Mount, error) {
+func (r *Runtime) prepareRootfs(ctx context.Context, s *sandbox, id string, image *imageInfo) ([]mount.Mount, error) {
 	// The label keeps the snapshot until the container that uses it is stored; Open removes one that was left without.
-	root := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)})
+	labels := map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}
+	if ids := s.spec.UserNS; ids != nil {
+		labels[snapshots.LabelSnapshotUIDMapping], labels[snapshots.LabelSnapshotGIDMapping] = idMapping(ids), idMapping(ids)
+	}
+	root := snapshots.WithLabels(labels)
 	rootfs, err := r.snaps.Prepare(ctx, id, image.chainID, root)
 	if errdefs.IsNotFound(err) {
 		if err = r.unpack(ctx, image.name); err == nil {

@@ -44,8 +44,9 @@ func (l Layout) Log() string { return filepath.Join(l.Daemon(), "containerd.log"
 // Root is where containerd keeps images and snapshots.
 func (l Layout) Root() string { return filepath.Join(l.Daemon(), "root") }
 
-// State is where containerd keeps the bundles of running containers.
-func (l Layout) State() string { return filepath.Join(l.Daemon(), "state") }
+// State is where containerd keeps the bundles of running containers. Root of a container with a user namespace of its own must
+// be able to walk there, which it cannot below Dir.
+func (l Layout) State() string { return filepath.Join(l.Run, "state") }
 
 // Bin is where the embedded executables are unpacked.
 func (l Layout) Bin() string { return filepath.Join(l.Daemon(), "bin") }
@@ -63,6 +64,7 @@ func (l Layout) sandboxes() string          { return filepath.Join(l.Dir, "sandb
 func (l Layout) sandbox(uid string) string  { return filepath.Join(l.sandboxes(), uid) }
 func (l Layout) containers() string         { return filepath.Join(l.Dir, "containers") }
 func (l Layout) container(id string) string { return filepath.Join(l.containers(), id) }
+func (l Layout) mapped() string             { return filepath.Join(l.Run, "mapped") }
 func (l Layout) fifos(id string) string     { return filepath.Join(l.Run, "io", id) }
 
 // bundle and work are containerd's directories of a task.

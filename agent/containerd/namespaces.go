@@ -9,13 +9,18 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"mgr/agent"
 )
 
 // pinNamespaces makes new namespaces of the given kinds (file name → clone flag) and keeps each alive by a bind mount on
-// dir/name. hostname is set if there is a UTS namespace among them, sysctls are written inside them.
-func pinNamespaces(dir string, pins map[string]int, hostname string, sysctls map[string]string) error {
+// dir/name. The host name is set if there is a UTS namespace among them, sysctls are written inside them.
+func pinNamespaces(dir string, pins map[string]int, spec agent.SandboxSpec) error {
+	if spec.UserNS != nil {
+		return pinMapped(dir, pins, spec)
+	}
 	done := make(chan error, 1)
-	onThrowawayThread(func() { done <- pinHere(dir, pins, hostname, sysctls) })
+	onThrowawayThread(func() { done <- pinHere(dir, pins, spec) })
 	return <-done
 }
 
@@ -35,7 +40,7 @@ func onThrowawayThread(fn func()) {
 	}()
 }
 
-func pinHere(dir string, pins map[string]int, hostname string, sysctls map[string]string) error {
+func pinHere(dir string, pins map[string]int, spec agent.SandboxSpec) error {
 	flags := 0
 	for _, flag := range pins {
 		flags |= flag
@@ -43,18 +48,29 @@ func pinHere(dir string, pins map[string]int, hostname string, sysctls map[strin
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("make namespaces: %w", err)
 	}
-	if _, ok := pins["uts"]; ok && hostname != "" {
-		if err := unix.Sethostname([]byte(hostname)); err != nil {
-			return fmt.Errorf("set the host name %q: %w", hostname, err)
-		}
-	}
-	for name, value := range sysctls {
-		if err := setSysctl(name, value, pins); err != nil {
+	for name := range pins {
+		if err := pin("/proc/thread-self/ns/"+name, filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
-	for name := range pins {
-		if err := pin("/proc/thread-self/ns/"+name, filepath.Join(dir, name)); err != nil {
+	return furnish(pins, spec)
+}
+
+// furnish sets what belongs to the namespaces of the calling thread, which is good for nothing else afterwards.
+func furnish(pins map[string]int, spec agent.SandboxSpec) error {
+	if _, ok := pins["uts"]; ok && spec.Hostname != "" {
+		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+			return fmt.Errorf("set the host name %q: %w", spec.Hostname, err)
+		}
+	}
+	if ids := spec.UserNS; ids != nil && len(spec.Sysctls) > 0 {
+		// The kernel asks for root of the namespaces' owner. The call is the thread's alone, unlike that of the library.
+		if _, _, err := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(ids.First), ^uintptr(0)); err != 0 {
+			return fmt.Errorf("become root of the pod's user namespace: %w", err)
+		}
+	}
+	for name, value := range spec.Sysctls {
+		if err := setSysctl(name, value, pins); err != nil {
 			return err
 		}
 	}

@@ -141,6 +141,10 @@ func (r *Runtime) load(ctx context.Context) error {
 	}
 	r.snaps = r.client.SnapshotService(name)
 	r.images.snapshotter = name
+	r.allowUserNS(ctx, name)
+	if err := r.sweepMapped(); err != nil {
+		return err
+	}
 	if r.oomMin, err = lowestOOMScore(); err != nil {
 		return err
 	}

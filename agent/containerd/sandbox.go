@@ -46,6 +46,9 @@ func (s *sandbox) path(name string) string { return filepath.Join(s.dir, name) }
 // pins lists the namespaces that the sandbox has of its own, by file name.
 func (s *sandbox) pins() map[string]int {
 	pins := map[string]int{}
+	if s.spec.UserNS != nil {
+		pins["user"] = unix.CLONE_NEWUSER
+	}
 	if !s.spec.HostNetwork {
 		pins["net"] = unix.CLONE_NEWNET
 		pins["uts"] = unix.CLONE_NEWUTS
@@ -81,8 +84,10 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 	if uid == "" || uid != filepath.Base(uid) || uid[0] == '.' {
 		return agent.Sandbox{}, fmt.Errorf("pod %s/%s has an impossible UID %q", spec.Pod.Namespace, spec.Pod.Name, uid)
 	}
-	if _, err := r.handler(spec.Handler); err != nil {
+	if h, err := r.handler(spec.Handler); err != nil {
 		return agent.Sandbox{}, err
+	} else if spec.UserNS != nil && !h.UserNamespaces {
+		return agent.Sandbox{}, errNoUserNS
 	}
 	r.mu.Lock()
 	s := r.sandboxes[uid]
@@ -136,7 +141,7 @@ func (s *sandbox) make() error {
 		}
 	}
 	if pins := s.pins(); len(pins) > 0 {
-		if err := pinNamespaces(s.dir, pins, s.spec.Hostname, s.spec.Sysctls); err != nil {
+		if err := pinNamespaces(s.dir, pins, s.spec); err != nil {
 			return err
 		}
 	}
@@ -146,7 +151,11 @@ func (s *sandbox) make() error {
 	if err := os.MkdirAll(s.path("shm"), 0o711); err != nil {
 		return err
 	}
-	err = unix.Mount("shm", s.path("shm"), "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", shmSize))
+	options := fmt.Sprintf("mode=1777,size=%d", shmSize)
+	if ids := s.spec.UserNS; ids != nil {
+		options += fmt.Sprintf(",uid=%d,gid=%d", ids.First, ids.First)
+	}
+	err = unix.Mount("shm", s.path("shm"), "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, options)
 	if err != nil {
 		return fmt.Errorf("mount the pod's /dev/shm: %w", err)
 	}
@@ -155,7 +164,7 @@ func (s *sandbox) make() error {
 
 // unmake undoes make, as far as it went.
 func (s *sandbox) unmake() error {
-	for _, name := range []string{"net", "uts", "ipc", "pid", "shm"} {
+	for _, name := range []string{"net", "uts", "ipc", "user", "pid", "shm"} {
 		if err := unmountAll(s.path(name)); err != nil {
 			return err
 		}

@@ -40,7 +40,7 @@ func TestSecurityContext(t *testing.T) {
 	n.useBusybox()
 	pod := n.pod("security")
 	id := func(v int64) *int64 { return &v }
-	const look = `id -u; id -g; id -G; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr '\t\n' '  '; echo; touch /x 2>&1 && echo writable
+	const look = `exec 2>&1; id -u; id -g; id -G; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr '\t\n' '  '; echo; touch /x 2>&1 && echo writable
 		grep -c ' /proc/timer_list ' /proc/mounts; grep -c ' /proc/sys ' /proc/mounts; echo >/proc/sys/net/ipv4/ip_forward 2>&1 || true; ls /dev | wc -l`
 	set := func(eff, bounding, seccomp string) string {
 		return "CapInh: " + capsNone + " CapPrm: " + eff + " CapEff: " + eff + " CapBnd: " + bounding + " CapAmb: " + capsNone + " NoNewPrivs: " + seccomp

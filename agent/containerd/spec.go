@@ -204,7 +204,7 @@ func (b *specBuilder) namespaces(c *container, target string) error {
 		}
 		list = append(list, ns)
 	}
-	kinds := map[string]specs.LinuxNamespaceType{"net": specs.NetworkNamespace, "uts": specs.UTSNamespace, "ipc": specs.IPCNamespace}
+	kinds := map[string]specs.LinuxNamespaceType{"user": specs.UserNamespace, "net": specs.NetworkNamespace, "uts": specs.UTSNamespace, "ipc": specs.IPCNamespace}
 	for name := range b.sandbox.pins() {
 		list = append(list, specs.LinuxNamespace{Type: kinds[name], Path: b.sandbox.path(name)})
 	}
@@ -212,6 +212,10 @@ func (b *specBuilder) namespaces(c *container, target string) error {
 		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	b.Linux.Namespaces = list
+	if ids := pod.UserNS; ids != nil {
+		b.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: ids.First, Size: ids.Count}}
+		b.Linux.GIDMappings = b.Linux.UIDMappings
+	}
 	return nil
 }
 
