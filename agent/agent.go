@@ -120,6 +120,9 @@ type Agent struct {
 
 	manifests manifests
 
+	identity string // see awaitName
+	silent   string // version of the lease that another agent left
+
 	mu      sync.Mutex
 	workers map[string]*worker // by pod UID
 	static  map[string]*v1.Pod // wanted by manifests, by UID
@@ -146,11 +149,15 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("making the agent's directories: %w", err)
 		}
 	}
+	self, err := identity(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
 	a := &Agent{
-		cfg: cfg, log: cfg.Log, runtime: cfg.Runtime, network: cfg.Network, client: cfg.Client,
+		identity: self,
+		cfg:      cfg, log: cfg.Log, runtime: cfg.Runtime, network: cfg.Network, client: cfg.Client,
 		workers: map[string]*worker{}, static: map[string]*v1.Pod{}, saved: map[string]int64{}, mirrors: make(chan struct{}, 1), begun: time.Now(), crowd: make(chan struct{}, 1),
 	}
-	var err error
 	if a.sysctls, err = newSysctlRules(cfg.AllowedUnsafeSysctls); err != nil {
 		return nil, err
 	}
@@ -222,7 +229,7 @@ func (a *Agent) makeInformers() {
 	a.services, a.servicesDone = services.Lister(), services.Informer().HasSynced
 }
 
-// Run starts the node and blocks until ctx is done; the pods go on without it.
+// Run starts the node and blocks until ctx is done, or until another agent has taken the node over; the pods go on without it.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -236,24 +243,26 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.lister.first(ctx); err != nil {
 		return fmt.Errorf("listing the containers of this node: %w", err)
 	}
+	a.events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
+	if a.awaitName(ctx); ctx.Err() != nil {
+		return nil
+	}
 	a.readManifests()
 	a.recallURL()
 	a.applyManifests(ctx)
-	a.events.StartRecordingToSink(&typedcore.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
 	reg, err := a.pods.AddEventHandler(a.podHandler(ctx))
 	if err != nil {
 		return fmt.Errorf("watching pods: %w", err)
 	}
 	for _, run := range []func(context.Context){
-		a.lister.run, a.runDevices, a.watchExits, a.runCgroups, a.runNode, a.runLease, a.runEvictor, a.runStatic, a.runTunnels, a.images.run,
+		a.lister.run, a.runDevices, a.watchExits, a.runCgroups, a.runNode, a.runEvictor, a.runStatic, a.runTunnels, a.images.run,
 		a.pods.RunWithContext, a.node.RunWithContext,
 		func(ctx context.Context) { a.settle(ctx, reg) },
 	} {
 		wg.Go(func() { run(ctx) })
 	}
 	a.cfg.Informers.StartWithContext(ctx)
-	<-ctx.Done()
-	return nil
+	return a.runLease(ctx)
 }
 
 // watchExits turns the runtime's notices into listings. A slow listing now and then finds what a notice missed.

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -352,6 +353,16 @@ type fakeNetwork struct {
 	mu   sync.Mutex
 	ips  map[string]netip.Addr
 	next byte
+
+	failing error // of Pods, so many times
+	times   int
+}
+
+// fail makes the next listings fail.
+func (n *fakeNetwork) fail(why string, times int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.failing, n.times = errors.New(why), times
 }
 
 func (n *fakeNetwork) Setup(_ context.Context, p PodNetwork) ([]netip.Addr, error) {
@@ -379,6 +390,10 @@ func (n *fakeNetwork) Teardown(_ context.Context, uid string) error {
 func (n *fakeNetwork) Pods(context.Context) ([]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.times > 0 {
+		n.times--
+		return nil, n.failing
+	}
 	var out []string
 	for uid := range n.ips {
 		out = append(out, uid)

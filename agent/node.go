@@ -3,12 +3,12 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
 )
 
 const (
@@ -119,7 +118,11 @@ func (a *Agent) syncNode(ctx context.Context) error {
 		return nil
 	}
 	// Without heartbeats the masters call the node lost; contradicting them at once would start a quarrel that nobody wins.
-	if silent := time.Since(time.Unix(0, a.renewed.Load())); silent > leaseDuration*time.Second {
+	renewed := a.renewed.Load()
+	if renewed == 0 {
+		return errors.New("its lease was not renewed yet")
+	}
+	if silent := time.Since(time.Unix(0, renewed)); silent > leaseDuration*time.Second {
 		return fmt.Errorf("its lease was not renewed for %s", silent.Round(time.Second))
 	}
 	if err := a.patchNode(ctx, node, want, "status"); err != nil {
@@ -250,58 +253,4 @@ func (a *Agent) fillResources(s *v1.NodeStatus) {
 	maps.Copy(capacity, room.Capacity)
 	maps.Copy(allocatable, room.Allocatable)
 	s.Capacity, s.Allocatable = capacity, allocatable
-}
-
-// runLease says every second that the node is alive. The lease lives in the leader's memory.
-func (a *Agent) runLease(ctx context.Context) {
-	every := time.NewTicker(leaseEvery)
-	defer every.Stop()
-	var lease *coordinationv1.Lease
-	for {
-		next, err := a.renew(ctx, lease)
-		if err == nil {
-			lease = next
-			a.renewed.Store(time.Now().UnixNano())
-		} else {
-			lease = nil // the client's answer to an error is an empty object, not none
-			if ctx.Err() == nil {
-				a.log.Debug("renewing the node's lease", "err", err)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-every.C:
-		}
-	}
-}
-
-// renew updates the lease it is given, or finds or makes it; nil after an error means to begin anew.
-func (a *Agent) renew(ctx context.Context, lease *coordinationv1.Lease) (*coordinationv1.Lease, error) {
-	// A renewal that takes longer than the lease lasts is worthless.
-	ctx, cancel := context.WithTimeout(ctx, leaseDuration*time.Second)
-	defer cancel()
-	leases := a.client.CoordinationV1().Leases(v1.NamespaceNodeLease)
-	if lease == nil {
-		got, err := leases.Get(ctx, a.cfg.NodeName, metav1.GetOptions{})
-		switch {
-		case apierrors.IsNotFound(err):
-			return leases.Create(ctx, a.fillLease(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Namespace: v1.NamespaceNodeLease}}), metav1.CreateOptions{})
-		case err != nil:
-			return nil, err
-		}
-		lease = got
-	}
-	return leases.Update(ctx, a.fillLease(lease), metav1.UpdateOptions{})
-}
-
-func (a *Agent) fillLease(l *coordinationv1.Lease) *coordinationv1.Lease {
-	l = l.DeepCopy()
-	l.Spec.HolderIdentity = ptr.To(a.cfg.NodeName)
-	l.Spec.LeaseDurationSeconds = ptr.To[int32](leaseDuration)
-	l.Spec.RenewTime = ptr.To(metav1.NowMicro())
-	if node := a.self(); node != nil && len(l.OwnerReferences) == 0 {
-		l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
-	}
-	return l
 }

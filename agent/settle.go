@@ -38,8 +38,29 @@ func (a *Agent) settle(ctx context.Context, pods cache.ResourceEventHandlerRegis
 	a.mu.Unlock()
 	a.crowdChanged()
 	a.forget(ctx)
-	if err := a.sweep(ctx); err != nil && ctx.Err() == nil {
-		a.log.Warn("cleaning up after pods that are gone", "err", err)
+	a.sweepAlways(ctx)
+}
+
+// sweepEvery is how often an agent looks for what is left of pods that are gone, beside once at its start: each worker removes what
+// its pod had, so there should never be anything.
+const sweepEvery = 10 * time.Minute
+
+func (a *Agent) sweepAlways(ctx context.Context) {
+	failed := 0
+	for {
+		next := sweepEvery
+		if err := a.sweep(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("cleaning up after pods that are gone", "err", err)
+			next = grow(time.Second, time.Minute, failed)
+			failed++
+		} else {
+			failed = 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(next):
+		}
 	}
 }
 
@@ -49,9 +70,6 @@ func (a *Agent) checkpointPath(uid string) string {
 
 // checkpoint writes the pod down as it was granted, so that an agent that starts while no master answers knows what to run.
 func (a *Agent) checkpoint(pod *v1.Pod) {
-	if pod.DeletionTimestamp != nil {
-		return
-	}
 	uid := string(pod.UID)
 	a.mu.Lock()
 	saved, known := a.saved[uid]
@@ -67,11 +85,14 @@ func (a *Agent) checkpoint(pod *v1.Pod) {
 	}
 	path := a.checkpointPath(uid)
 	b, err := json.Marshal(pod)
-	if err == nil {
+	if err == nil && pod.DeletionTimestamp == nil {
 		err = os.MkdirAll(filepath.Dir(path), 0o755)
 	}
 	if err == nil {
 		err = writeFile(path, b)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return // it is being deleted, and its directory is gone already
 	}
 	if err != nil {
 		a.log.Warn("writing a pod down", "pod", pod.Namespace+"/"+pod.Name, "err", err)

@@ -103,7 +103,7 @@ func limit(s *ContainerSpec, l cgroup.Limits) {
 }
 
 func (a *Agent) environment(ctx context.Context, j *startJob) (*env.Variables, error) {
-	if !a.servicesDone() {
+	if !a.servicesDone() && !j.w.static { // a static pod may be what the masters wait for
 		return nil, errors.New("services have not yet been read at least once, cannot construct envvars")
 	}
 	services, err := a.services.List(labels.Everything())

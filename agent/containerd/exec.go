@@ -108,7 +108,11 @@ func (x *execution) run(ctx context.Context, process *anypb.Any) (int, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, fmt.Errorf("make its pipes: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		if x.r.ctx.Err() == nil { // or the next agent finds it, and ends a command that still runs
+			_ = os.RemoveAll(dir)
+		}
+	}()
 	ioCtx, endIO := context.WithCancel(context.WithoutCancel(ctx))
 	defer x.copies.Wait()
 	defer func() {

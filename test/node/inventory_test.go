@@ -16,8 +16,10 @@ import (
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerdclient "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -95,6 +97,9 @@ func (i *inventory) runtime(ctx context.Context) error {
 	if err := i.stored(ctx, client); err != nil {
 		return err
 	}
+	if err := collect(ctx, client); err != nil {
+		return err
+	}
 	on := 0
 	err = client.SnapshotService("overlayfs").Walk(ctx, func(_ context.Context, s snapshots.Info) error {
 		on++
@@ -113,6 +118,24 @@ func (i *inventory) runtime(ctx context.Context) error {
 	return err
 }
 
+// collect has containerd collect its garbage now. It does so after a while, if something was removed: then it also removes directories
+// of file systems whose removal was cut off.
+func collect(ctx context.Context, client *containerdclient.Client) error {
+	const name = "inventory"
+	snaps, all := client.SnapshotService("overlayfs"), client.LeasesService()
+	if _, err := snaps.Prepare(ctx, name, ""); err != nil && !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	if err := snaps.Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	lease, err := all.Create(ctx, leases.WithID(name))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	return all.Delete(ctx, lease, leases.SynchronousDelete)
+}
+
 // stored is what containerd keeps beside containers: tasks, leases, and downloads that nobody goes on with.
 func (i *inventory) stored(ctx context.Context, client *containerdclient.Client) error {
 	answer, err := client.TaskService().List(ctx, &tasks.ListTasksRequest{})
@@ -124,11 +147,11 @@ func (i *inventory) stored(ctx context.Context, client *containerdclient.Client)
 			i.left("task", t.ID)
 		}
 	}
-	leases, err := client.LeasesService().List(ctx)
+	held, err := client.LeasesService().List(ctx)
 	if err != nil {
 		return err
 	}
-	for _, l := range leases {
+	for _, l := range held {
 		i.left("lease", l.ID)
 	}
 	ingests, err := client.ContentStore().ListStatuses(ctx)
