@@ -35,7 +35,7 @@ type class struct {
 
 func newClass(p *corev1.Pod) *class {
 	c := &class{
-		request:     newAmounts(resource.PodRequests(p, resource.PodResourcesOptions{})),
+		request:     newAmounts(resource.PodRequests(p, sizes(p))),
 		tolerations: p.Spec.Tolerations,
 		kin:         newKin(p),
 		spreads:     newSpreads(p),
@@ -51,6 +51,13 @@ func newClass(p *corev1.Pod) *class {
 	c.affinity(p)
 	c.signature = c.sign(p)
 	return c
+}
+
+// sizes says what of a pod counts. While one on a node changes its size in place, it is the largest of what it asks for, what
+// its node has granted and what it has.
+func sizes(p *corev1.Pod) resource.PodResourcesOptions {
+	bound := p.Spec.NodeName != ""
+	return resource.PodResourcesOptions{UseStatusResources: bound, InPlacePodLevelResourcesVerticalScalingEnabled: bound}
 }
 
 // groupOf names the pods that should not all be on one node: those with the same controller or, without one, the same

@@ -181,7 +181,24 @@ func (s *state) setNamespace(name string, set map[string]string) bool {
 // alike says whether two forms of a pod are surely of one class: most changes are of the status alone.
 func alike(old, p *corev1.Pod) bool {
 	return old.Generation == p.Generation && p.Generation > 0 && maps.Equal(old.Labels, p.Labels) &&
-		(old.DeletionTimestamp == nil) == (p.DeletionTimestamp == nil)
+		(old.DeletionTimestamp == nil) == (p.DeletionTimestamp == nil) &&
+		// One that was never changed cannot be in the middle of a resize, the only time at which its status counts.
+		(p.Generation == 1 || sameSize(&old.Status, &p.Status))
+}
+
+func sameSize(old, s *corev1.PodStatus) bool {
+	return equality.Semantic.DeepEqual(old.AllocatedResources, s.AllocatedResources) && equality.Semantic.DeepEqual(old.Resources, s.Resources) &&
+		resizing(old) == resizing(s)
+}
+
+// resizing is why a pod's wish for another size has to wait; "": it has none.
+func resizing(s *corev1.PodStatus) string {
+	for i := range s.Conditions {
+		if s.Conditions[i].Type == corev1.PodResizePending {
+			return s.Conditions[i].Reason
+		}
+	}
+	return ""
 }
 
 // forget takes a pod off its node; false when it was on none.
