@@ -236,18 +236,59 @@ func TestHost(t *testing.T) {
 	}
 }
 
-// The v2 tree beside those of v1, where there is one: cgroups are made there too, as runc does.
-func TestHybridHost(t *testing.T) {
-	f, err := Host()
+// The v2 tree that this machine has, if any: the only one, or that beside those of v1, which may have controllers that no v1
+// tree has. Here it is hugetlb; the test makes a cgroup in it and limits what there is to limit.
+func TestHostV2(t *testing.T) {
+	host, err := Host()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, root := range f.Roots() {
-		if k := kind(root); k != unix.CGROUP_SUPER_MAGIC && k != unix.CGROUP2_SUPER_MAGIC {
-			t.Errorf("%s is no cgroup file system", root)
+	i := slices.IndexFunc(host.Roots(), func(root string) bool { return kind(root) == unix.CGROUP2_SUPER_MAGIC })
+	if i < 0 {
+		t.Log("this machine has cgroup v1 only")
+		return
+	}
+	f := V2(host.Roots()[i])
+	control := filepath.Join(f.Mount(), "cgroup.subtree_control")
+	before := strings.Fields(content(t, control))
+	name := "mgr-cgroup-v2-test-" + filepath.Base(filepath.Dir(t.TempDir()))
+	t.Cleanup(func() {
+		if err := f.Remove(name); err != nil {
+			t.Error(err)
 		}
-		if !f.Unified() && kind(root) == unix.CGROUP2_SUPER_MAGIC {
-			t.Logf("hybrid: %s has the controllers %q", root, content(t, root, "cgroup.controllers"))
+		for _, c := range strings.Fields(content(t, control)) {
+			if !slices.Contains(before, c) {
+				if err := write(control, "-"+c); err != nil {
+					t.Error(err)
+				}
+			}
 		}
+	})
+	if err := f.Make(name); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s has the controllers %q, its new cgroup %q", f.Mount(), content(t, f.Mount(), "cgroup.controllers"), content(t, f.Mount(), name, "cgroup.controllers"))
+	l := Limits{HugePages: map[string]int64{}}
+	for _, size := range HugePageSizes() {
+		l.HugePages[size] = 0
+	}
+	if f.Counts("memory") {
+		l.Memory, l.CPUShares, l.CPUQuota, l.Pids = 64<<20, 512, 50_000, 10
+	}
+	if err := f.Set(name, l); err != nil {
+		t.Fatal(err)
+	}
+	for size := range l.HugePages {
+		if text, err := f.Read("", name, "hugetlb."+size+".max"); f.Counts("hugetlb") && (text != "0" || err != nil) {
+			t.Errorf("huge pages of %s are limited to %q, %v", size, text, err)
+		}
+	}
+	if f.Counts("memory") {
+		if memory, quota, err := f.Limited(name); memory != l.Memory || quota != l.CPUQuota || err != nil {
+			t.Errorf("limited to %d, %d, %v", memory, quota, err)
+		}
+	}
+	if pids, err := Processes(f.Path("", name)); err != nil || len(pids) != 0 {
+		t.Errorf("processes %v, %v", pids, err)
 	}
 }
