@@ -69,6 +69,11 @@ func (j *startJob) volumeMount(index int, vars *env.Variables) (specs.Mount, err
 			return specs.Mount{}, err
 		}
 	}
+	if ptr.Deref(vm.MountPropagation, v1.MountPropagationNone) == v1.MountPropagationBidirectional {
+		if err := volume.CheckShared(path); err != nil {
+			return specs.Mount{}, fmt.Errorf("mountPropagation Bidirectional: %w", err)
+		}
+	}
 	vm.ReadOnly = vm.ReadOnly || mounted.ReadOnly
 	if vm.RecursiveReadOnly != nil {
 		rro, err := recursiveReadOnly(&vm)
