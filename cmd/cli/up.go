@@ -55,6 +55,7 @@ to try. 'mgr down' leaves nothing behind.`,
 	f.DurationVar(&spec.Toleration, "default-toleration", 0, "how long pods stay on a lost node (default: as 'mgr server' has it)")
 	f.StringVar(&spec.ServiceMode, "service-mode", "iptables", "how nodes route services: iptables or userspace")
 	f.StringVar(&spec.Balance, "balance", "random", "how the userspace mode picks a backend: roundrobin or random")
+	f.StringArrayVar(&spec.AgentArgs, "agent-arg", nil, "one more argument for each node's 'mgr agent', as --agent-arg=--max-pods=20 (can be given several times)")
 	f.BoolVar(&noDemo, "no-demo", false, "start the cluster only")
 	return cmd
 }

@@ -27,6 +27,8 @@ type Spec struct {
 	// NodeGrace is the silence after which a node counts as lost, Toleration how long pods stay on it; 0: the masters' defaults.
 	NodeGrace  time.Duration `json:"nodeGrace,omitempty"`
 	Toleration time.Duration `json:"toleration,omitempty"`
+	// AgentArgs are more arguments of each node's `mgr agent`.
+	AgentArgs []string `json:"agentArgs,omitempty"`
 	// ServiceMode of the nodes: "iptables" or "userspace" (Balance "roundrobin" or "random").
 	ServiceMode string `json:"serviceMode"`
 	Balance     string `json:"balance"`

@@ -103,7 +103,7 @@ func (s *Supervisor) command(h Host) []string {
 		for _, m := range s.order[:s.spec.Masters] {
 			args = append(args, "--join", "https://"+net.JoinHostPort(m.IP.String(), "6443"))
 		}
-		return args
+		return append(args, s.spec.AgentArgs...)
 	}
 	args := []string{s.exe, "server", "--id", h.Name, "--data-dir", h.Dir, "--advertise", h.IP.String()}
 	if s.spec.PodCIDR != "" {

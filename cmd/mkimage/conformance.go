@@ -71,7 +71,7 @@ func conformanceImages(agnhost string) ([]image.Image, error) {
 		{Name: testRegistry + "agnhost:2.66.1", Layers: []image.Layer{shell, tools, host}, Config: agn},
 		{Name: testRegistry + "agnhost:2.55", Layers: []image.Layer{shell, tools, host, version("2.55")}, Config: agn},
 		{Name: testRegistry + "nautilus:1.8", Layers: []image.Layer{shell, tools, host, picture("nautilus.jpg")}, Config: serve},
-		{Name: testRegistry + "kitten:1.8", Layers: []image.Layer{shell, tools, host, picture("kitten.jpg")}, Config: serve},
+		{Name: testRegistry + "kitten:1.8", Layers: []image.Layer{shell, tools, host, picture("kitten.jpg"), alpine()}, Config: serve},
 		{Name: testRegistry + "busybox:1.37.0-2", Layers: []image.Layer{shell, bash}, Config: sh},
 		{Name: testRegistry + "glibc-dns-testing:2.1.1", Layers: []image.Layer{shell, dns}, Config: sh},
 		{Name: testRegistry + "nonewprivs:1.4", Layers: []image.Layer{shell,
@@ -97,6 +97,11 @@ func version(v string) image.Layer {
 // picture is what the update demo asks its pods for.
 func picture(name string) image.Layer {
 	return image.Layer{{Path: "data.json", Mode: 0o644, Data: fmt.Appendf(nil, "{\n  \"image\": %q\n}\n", name)}}
+}
+
+// alpine is the one line that a test reads, in a volume made of the image, of the system that Kubernetes builds it from.
+func alpine() image.Layer {
+	return image.Layer{{Path: "etc/os-release", Mode: 0o644, Data: []byte("NAME=\"in place of Alpine Linux\"\n")}}
 }
 
 // debianShell is busybox as Debian links it for its installer: dynamically, because a static glibc cannot resolve names.

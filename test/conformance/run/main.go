@@ -125,15 +125,24 @@ func choose(o options) ([]string, error) {
 }
 
 // cluster is one that this program started.
-type cluster struct{ home, kubeconfig string }
+type cluster struct {
+	home, kubeconfig string
+	stopRegistry     func()
+}
 
-// startCluster brings up three masters and two nodes, and the images of the tests on the nodes. The nodes may be silent for as long
+// startCluster brings up three masters and two nodes, and the images of the tests on the nodes and
+// in a registry. The nodes may be silent for as long
 // as Kubernetes' own: all five hosts share this machine, and a test that starts a hundred pods at once keeps it busy for longer
 // than the four seconds after which mgr by default moves pods away.
 func startCluster(ctx context.Context, o options) (*cluster, error) {
-	c := &cluster{home: "/var/lib/mgr/" + o.name, kubeconfig: filepath.Join(o.dir, "kubeconfig")}
-	err := c.mgr(ctx, "up", "--masters", "3", "--nodes", "2", "--no-demo", "--name", o.name, "--dir", c.home,
-		"--subnet", o.subnet, "--node-grace", "40s", "--default-toleration", "300s", "--kubeconfig", c.kubeconfig)
+	registries, stop, err := serveRegistry(o)
+	if err != nil {
+		return nil, fmt.Errorf("serve the images: %w", err)
+	}
+	c := &cluster{home: "/var/lib/mgr/" + o.name, kubeconfig: filepath.Join(o.dir, "kubeconfig"), stopRegistry: stop}
+	err = c.mgr(ctx, "up", "--masters", "3", "--nodes", "2", "--no-demo", "--name", o.name, "--dir", c.home,
+		"--subnet", o.subnet, "--node-grace", "40s", "--default-toleration", "300s", "--agent-arg=--registry-config-dir="+registries,
+		"--kubeconfig", c.kubeconfig)
 	if err == nil {
 		err = c.mgr(ctx, "image", "import", filepath.Join(o.dir, "images.tar.gz"))
 	}
@@ -148,6 +157,7 @@ func (c *cluster) stop() {
 	if err := c.mgr(context.Background(), "down", "--dir", c.home, "--kubeconfig", c.kubeconfig); err != nil {
 		fmt.Fprintln(os.Stderr, "conformance: take the cluster down:", err)
 	}
+	c.stopRegistry()
 }
 
 func (c *cluster) mgr(ctx context.Context, args ...string) error {
