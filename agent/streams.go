@@ -231,17 +231,21 @@ func (s streamer) PortForward(_ context.Context, name, uid string, port int32, s
 	if w == nil {
 		return fmt.Errorf("pod %q does not exist", name)
 	}
+	// From now on, not when the pod has answered: until its stream is read, others on the client's connection wait.
+	waiting := newBacklog()
+	defer waiting.close()
+	go waiting.fill(stream) // ends with the stream, which the client's connection ends
 	conn, err := s.a.dialPod(ctx, w.look(), port)
 	if err != nil {
 		return fmt.Errorf("failed to connect to localhost:%d inside pod %q: %w", port, name, err)
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { conn.Close(); waiting.close() })
 	defer stop()
 	sent := make(chan struct{})
-	go func() { // ends with the stream, which the client's connection ends
+	go func() { // ends at the latest when waiting is closed
 		defer close(sent)
-		_, _ = io.Copy(conn, stream)
+		_, _ = waiting.WriteTo(conn)
 		// The client has no more to say, but may still listen.
 		if half, ok := conn.(interface{ CloseWrite() error }); ok {
 			_ = half.CloseWrite()
