@@ -9,7 +9,7 @@ LDFLAGS     := -s -w $(X)
 PREVIOUS    := 041e8a5
 EMBED       := agent/embedded/files/shim.gz agent/embedded/files/runc.gz agent/embedded/files/demo.tar.gz
 SOURCES     := $(shell find . -name '*.go' -not -path './bin/*') go.mod go.sum
-APT         := runc iptables iproute2 conntrack busybox-static strace
+APT         := runc iptables iproute2 conntrack busybox-static strace docker-registry
 CONFORMANCE := $(addprefix bin/conformance/,e2e.test images.tar.gz run)
 KLOAD       ?= ../shared/tools/kload
 
