@@ -13,6 +13,9 @@ import (
 // admit refuses a pod that this node cannot run, though somebody bound it here: the same last check that kubelet makes.
 // a.mu is held.
 func (a *Agent) admit(pod *v1.Pod) *verdict {
+	if v := a.admitShutdown(); v != nil {
+		return v
+	}
 	if v := a.admitPressure(pod); v != nil {
 		return v
 	}

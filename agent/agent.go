@@ -52,10 +52,12 @@ type Config struct {
 	ManifestURL   string // static pods too, a Pod or a List of them, asked for every 20 s; "": none
 	// ManifestURLHeader is sent with that request.
 	ManifestURLHeader http.Header
-	CgroupRoot        string // parent of all pods' cgroups; "": kubepods
-	LogDir            string // of containers; "": Dir/logs
-	MaxPods           int    // 0: 110
-	Images            ImageConfig
+	// ShutdownGrace is what pods get, by priority, when the machine shuts down; none: nobody holds up a shutdown for them.
+	ShutdownGrace []ShutdownGrace
+	CgroupRoot    string // parent of all pods' cgroups; "": kubepods
+	LogDir        string // of containers; "": Dir/logs
+	MaxPods       int    // 0: 110
+	Images        ImageConfig
 	// Capacity overrides what the machine has, so that simulated hosts can share one.
 	Capacity v1.ResourceList
 	// SeccompDir is where Localhost profiles lie; "": Dir/seccomp. SeccompUnconfined: no profile where a pod names none.
@@ -119,6 +121,7 @@ type Agent struct {
 	ids       *idRanges
 
 	manifests manifests
+	shutdown  shutdown
 
 	identity string // see awaitName
 	silent   string // version of the lease that another agent left
@@ -172,6 +175,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.ids, err = newIDRanges(filepath.Join(cfg.Dir, "pods"), a.log); err != nil {
 		return nil, err
 	}
+	a.shutdown.begun = make(chan struct{}, 1)
 	a.objects = objects.New(cfg.Client, a.refreshVolumes)
 	a.volumes = &volume.Manager{
 		Dir: filepath.Join(cfg.Dir, "pods"), Client: cfg.Client, Objects: a.objects,
@@ -255,7 +259,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("watching pods: %w", err)
 	}
 	for _, run := range []func(context.Context){
-		a.lister.run, a.runDevices, a.watchExits, a.runCgroups, a.runNode, a.runEvictor, a.runStatic, a.runTunnels, a.images.run,
+		a.lister.run, a.runDevices, a.watchExits, a.runCgroups, a.runNode, a.runEvictor, a.runStatic, a.runTunnels, a.runShutdown, a.watchShutdown, a.images.run,
 		a.pods.RunWithContext, a.node.RunWithContext,
 		func(ctx context.Context) { a.settle(ctx, reg) },
 	} {

@@ -31,6 +31,9 @@ func (a *Agent) health(ctx context.Context) []condition {
 	if err != nil {
 		ready.status, ready.reason, ready.message = v1.ConditionFalse, "KubeletNotReady", fmt.Sprintf("container runtime is down: %v", err)
 	}
+	if a.shutdown.now.Load() {
+		ready.status, ready.reason, ready.message = v1.ConditionFalse, "KubeletNotReady", "node is shutting down"
+	}
 	ready.version = version
 	under := a.evictor.conditions()
 	has := func(t v1.NodeConditionType) bool { return slices.Contains(under, t) }

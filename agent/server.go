@@ -29,6 +29,7 @@ import (
 //	GET  /containerLogs/{namespace}/{pod}/{container}
 //	     /exec/{namespace}/{pod}[/{uid}]/{container}, /attach/…, /run/…, /portForward/{namespace}/{pod}[/{uid}]
 //	POST /images/import     an OCI or docker archive → JSON list of names
+//	     /shutdown          end all pods as if the machine went down, answer when they have (POST); call it off (DELETE)
 //	     /podProxy/{ip:port}/…   HTTP to a pod, dialled from this node
 func (a *Agent) Handler() http.Handler {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
@@ -38,6 +39,7 @@ func (a *Agent) Handler() http.Handler {
 	r.HandleFunc("/usage/node", a.serveNodeUsage)
 	r.HandleFunc("/usage/pods", a.servePodUsage)
 	r.HandleFunc("/images", a.serveImages).Methods(http.MethodGet)
+	r.HandleFunc("/shutdown", a.serveShutdown).Methods(http.MethodPost, http.MethodDelete)
 	r.HandleFunc("/images/import", a.serveImport).Methods(http.MethodPost)
 	r.HandleFunc("/containerLogs/{namespace}/{pod}/{container}", a.serveLogs).Methods(http.MethodGet)
 	for _, p := range []struct {

@@ -16,6 +16,11 @@ import (
 // (PodScheduled, readiness gates, a phase that is already terminal) stays.
 func computeStatus(v *view, base *v1.PodStatus, host []netip.Addr, now time.Time) v1.PodStatus {
 	s := *base.DeepCopy()
+	if v.Static && v.Verdict == nil && (base.Phase == v1.PodFailed || base.Phase == v1.PodSucceeded) {
+		// The mirror tells of an earlier life, before a shutdown of the node; the manifest is still to be run.
+		s.Phase, s.Reason, s.Message = v1.PodPending, "", ""
+		s.Conditions = slices.DeleteFunc(s.Conditions, func(c v1.PodCondition) bool { return c.Type == v1.DisruptionTarget })
+	}
 	s.ObservedGeneration = v.Pod.Generation
 	if s.StartTime == nil && !v.Started.IsZero() {
 		s.StartTime = ptr.To(seconds(v.Started))
@@ -42,7 +47,7 @@ func computeStatus(v *view, base *v1.PodStatus, host []netip.Addr, now time.Time
 	if s.Resources == nil || v.Resize.Progress == nil {
 		s.AllocatedResources, s.Resources = podResources(v.Pod)
 	}
-	s.Phase = computePhase(v, base.Phase)
+	s.Phase = computePhase(v, s.Phase)
 	if v.Verdict != nil && s.Phase == v1.PodFailed {
 		s.Reason, s.Message = v.Verdict.Reason, v.Verdict.Message
 	}

@@ -10,8 +10,9 @@ import (
 // view is all that a pod's worker knows: what is wanted and what is there. The step function reads it and nothing else;
 // only the worker's own goroutine changes it.
 type view struct {
-	Pod  *v1.Pod
-	Gone bool // the pod left its source; nobody reads its status any more
+	Pod    *v1.Pod
+	Static bool // made of a manifest: what the API says of its mirror's end holds no longer than that end
+	Gone   bool // the pod left its source; nobody reads its status any more
 
 	Sandbox stage // namespaces and network
 	NetNS   string

@@ -80,7 +80,7 @@ func newWorker(a *Agent, pod *v1.Pod, reject *verdict) *worker {
 		cancels: map[string]context.CancelFunc{}, probes: map[string]*probing{}, touched: map[string]time.Time{},
 	}
 	now := time.Now()
-	w.view = view{Pod: pod, Verdict: reject, Started: now, Resize: resumed(pod)}
+	w.view = view{Pod: pod, Verdict: reject, Started: now, Static: w.static, Resize: resumed(pod)}
 	if t := pod.Status.StartTime; t != nil {
 		// From here on time is counted by the clock that does not jump.
 		w.view.Started = now.Add(-max(now.Sub(t.Time), 0))
