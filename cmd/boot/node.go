@@ -45,6 +45,7 @@ type NodeConfig struct {
 	ManifestURL string
 	// ManifestURLHeader has lines NAME:VALUE.
 	ManifestURLHeader []string
+	Shutdown          Shutdown
 	ServiceMode       string // iptables or userspace
 	Balance           string // roundrobin or random
 	Containerd        string // socket of the host's; "": embedded
@@ -275,11 +276,16 @@ func (n *Node) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	groups, err := n.cfg.Shutdown.groups()
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Config{
 		NodeName: n.cfg.Name, Dir: n.cfg.Dir, Client: n.client, Informers: shared,
 		Runtime: runtime, Network: proxy.Network(), NodeIPs: []netip.Addr{n.ip}, Labels: n.labels,
-		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, ManifestDir: n.cfg.ManifestDir, ManifestURL: n.cfg.ManifestURL, ManifestURLHeader: header, CgroupRoot: n.cfg.CgroupRoot,
+		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, CgroupRoot: n.cfg.CgroupRoot,
 		Images: n.cfg.Images, SeccompUnconfined: !n.cfg.SeccompDefault, AllowedUnsafeSysctls: n.cfg.UnsafeSysctls,
+		ManifestDir: n.cfg.ManifestDir, ManifestURL: n.cfg.ManifestURL, ManifestURLHeader: header, ShutdownGrace: groups,
 		Unenforced: n.cfg.Enforce == "none", PodPidsLimit: n.cfg.PodPidsLimit,
 		Masters: n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
 	})

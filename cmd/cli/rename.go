@@ -36,7 +36,7 @@ func ownCommands(c *env) templates.CommandGroups {
 		{Message: "Run a cluster:", Commands: []*cobra.Command{
 			newUp(c), newDown(c), newHost(c), newServer(c), newAgent(c), newToken(c)}},
 		{Message: "Look after it:", Commands: []*cobra.Command{
-			newMembers(c), newSnapshot(c), newRecover(c), newWhy(c), newHistory(c), newUndelete(c), newImage(c), newKubeconfig(c)}},
+			newMembers(c), newSnapshot(c), newRecover(c), newWhy(c), newHistory(c), newUndelete(c), newImage(c), newNode(c), newKubeconfig(c)}},
 	}
 }
 

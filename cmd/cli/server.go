@@ -105,6 +105,7 @@ master and opens no port of its own. Its pods survive when it stops or is restar
 	f.StringSliceVar(&cfg.UnsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes ending in *, that pods may set beside the safe ones (repeatable)")
 	f.StringToStringVar(&cfg.Handlers, "runtime-handler", nil, "OCI runtime that runtime classes can name, NAME=PATH (repeatable)")
 	addImageFlags(f, &cfg)
+	addShutdownFlags(f, &cfg)
 	f.StringVar(&cfg.Containerd, "containerd", "", "socket of a containerd of this host (default: run the embedded one)")
 	common.add(f)
 	return cmd
