@@ -78,6 +78,11 @@ func (r *Runtime) CreateContainer(ctx context.Context, spec agent.ContainerSpec)
 	if err != nil {
 		return "", err
 	}
+	leave, err := r.gate.enter(ctx)
+	if err != nil {
+		return "", fmt.Errorf("wait to create container %s: %w", spec.Name, err)
+	}
+	defer leave()
 	id, err := newID()
 	if err != nil {
 		return "", err

@@ -68,6 +68,7 @@ type Runtime struct {
 	pulling  pullLeases
 	kits     kits
 	shims    shims
+	gate     gate
 	cgroups  *cgroup.FS
 	oomMin   int // the lowest oom_score_adj that containers may be given
 	appArmor appArmorKernel
@@ -109,7 +110,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		return nil, fmt.Errorf("connect to containerd: %w", err)
 	}
 	r := &Runtime{
-		cfg: cfg, layout: NewLayout(cfg.Dir), client: client,
+		cfg: cfg, layout: NewLayout(cfg.Dir), client: client, gate: newGate(),
 		tasks: client.TaskService(), store: client.ContainerService(),
 		pulling:    pullLeases{active: map[string]int{}},
 		images:     imageCache{byTarget: map[string]*imageInfo{}},
