@@ -101,6 +101,7 @@ type Agent struct {
 	recorder record.EventRecorder
 	events   record.EventBroadcaster
 	lister   *lister
+	timing   *timing
 	pulls    *pulls
 	images   *imageKeeper
 
@@ -158,7 +159,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		identity: self,
-		cfg:      cfg, log: cfg.Log, runtime: cfg.Runtime, network: cfg.Network, client: cfg.Client,
+		cfg:      cfg, log: cfg.Log, runtime: cfg.Runtime, network: cfg.Network, client: cfg.Client, timing: newTiming(),
 		workers: map[string]*worker{}, static: map[string]*v1.Pod{}, saved: map[string]int64{}, mirrors: make(chan struct{}, 1), begun: time.Now(), crowd: make(chan struct{}, 1),
 	}
 	if a.sysctls, err = newSysctlRules(cfg.AllowedUnsafeSysctls); err != nil {

@@ -126,21 +126,26 @@ func (j *startJob) create(ctx context.Context) error {
 			}
 		}
 	}
+	began := time.Now()
 	spec, err := j.containerSpec(ctx)
 	if err != nil {
 		return &errWaiting{"CreateContainerConfigError", err}
 	}
-	j.logPath = spec.LogPath
+	a.timing.since(stepSpec, began)
+	j.logPath, began = spec.LogPath, time.Now()
 	if j.id, err = a.runtime.CreateContainer(ctx, spec); err != nil {
 		return &errWaiting{"CreateContainerError", err}
 	}
 	if c, err := a.runtime.Container(ctx, j.id); err == nil {
 		j.user = c.User
 	}
+	a.timing.since(stepCreate, began)
 	j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeNormal, "Created", "Container created")
+	began = time.Now()
 	if err := a.runtime.StartContainer(ctx, j.id); err != nil {
 		return &errWaiting{"RunContainerError", err}
 	}
+	a.timing.since(stepStart, began)
 	j.running = true
 	j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeNormal, "Started", "Container started")
 	return nil

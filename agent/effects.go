@@ -109,9 +109,12 @@ func (w *worker) prepare(ctx context.Context) {
 			err = w.a.isolate(ctx, pod, &spec)
 		}
 		if err == nil {
+			began := time.Now()
 			sandbox, err = w.a.runtime.EnsureSandbox(ctx, spec)
+			w.a.timing.since(stepSandbox, began)
 		}
 		if err == nil && !spec.HostNetwork {
+			defer w.a.timing.since(stepNetwork, time.Now())
 			ips, err = w.a.network.Setup(ctx, PodNetwork{UID: w.uid, Namespace: spec.Pod.Namespace, Name: spec.Pod.Name, NetNS: sandbox.NetNS, HostPorts: ports})
 			if err == nil && len(ips) == 0 {
 				err = errors.New("the pod network gave no address")

@@ -50,6 +50,8 @@ func TestHandler(t *testing.T) {
 		{"/exec/default/web/other?command=x&output=1", "container not found", 404},
 		{"/run/default/web/" + string(pod.UID) + "/main?cmd=ls", "", 200},
 		{"/exec/default/web/no-such-uid/main?command=x&output=1", "does not exist", 404},
+		{"/metrics", `mgr_agent_pod_start_seconds_count{step="create"} 1`, 200},
+		{"/metrics", `mgr_agent_pod_start_seconds_count{step="network"} 1`, 200},
 		{"/podProxy/8.8.8.8:53/", "is not an address of a pod on this node", 400},
 		{"/podProxy/rubbish/", "is not an address of a pod on this node", 400},
 		{"/nothing", "404", 404},

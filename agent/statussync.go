@@ -92,7 +92,9 @@ func (w *worker) syncStatus(ctx context.Context, now time.Time) (decided bool) {
 	s.busy = true
 	target, base := s.target, s.base
 	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		began := time.Now()
 		got, err := w.a.patchStatus(ctx, target, &base, &want)
+		w.a.timing.since(stepStatus, began)
 		return func(now time.Time) { w.patched(target, &want, got, err, now) }
 	})
 	return false
@@ -105,6 +107,9 @@ func (w *worker) patched(target PodRef, want *v1.PodStatus, got *v1.Pod, err err
 	case target != s.target:
 	case err == nil:
 		s.retry, s.tries = time.Time{}, 0
+		if want.Phase == v1.PodRunning && s.base.Phase != v1.PodRunning {
+			w.a.timing.since(stepTotal, w.view.Started)
+		}
 		// What was sent is the base even if the server stored it a little differently; else the two would argue forever.
 		s.base, s.version = *want, got.ResourceVersion
 	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):

@@ -21,7 +21,9 @@ func (w *worker) mount(ctx context.Context) {
 	// An image that does not come must not hold up the pod's end.
 	ctx, w.cancels[mountErrand] = context.WithCancel(ctx)
 	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		began := time.Now()
 		mounts, next, err := w.a.volumes.Mount(ctx, pod)
+		w.a.timing.since(stepVolumes, began)
 		return func(now time.Time) {
 			cancelled := ctx.Err() != nil
 			if cancel := w.cancels[mountErrand]; cancel != nil {
