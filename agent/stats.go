@@ -14,6 +14,7 @@ import (
 
 	"mgr/agent/cgroup"
 	"mgr/agent/machine"
+	"mgr/agent/volume"
 )
 
 // diskFresh is how old a measurement of files may be in a summary: walking them is what costs.
@@ -273,7 +274,7 @@ func used(fs *stats.FsStats, u machine.Use, at metav1.Time) *stats.FsStats {
 // volumeUse measures a volume; nil: this kind is not measured, or is not there. local: it counts as the pod's ephemeral storage.
 func (a *Agent) volumeUse(uid string, v *v1.Volume, fresh time.Duration) (fs *stats.FsStats, local bool) {
 	paths, err := filepath.Glob(filepath.Join(a.volumes.PodDir(uid), "volumes", "kubernetes.io~*", v.Name))
-	if err != nil || len(paths) == 0 || v.HostPath != nil {
+	if err != nil || len(paths) == 0 || v.HostPath != nil || v.Image != nil {
 		return nil, false
 	}
 	path := paths[0]
@@ -286,7 +287,7 @@ func (a *Agent) volumeUse(uid string, v *v1.Volume, fresh time.Duration) (fs *st
 	if err != nil || of.Device != own.Device { // a file system of its own says by itself what is used of it
 		return wireFs(of, at), false
 	}
-	use, err := a.meter.use(path, fresh, func() (machine.Use, error) { return machine.DiskUse(path) })
+	use, err := a.meter.use(path, fresh, func() (machine.Use, error) { return volume.Usage(path) })
 	if err != nil {
 		return nil, false
 	}

@@ -123,8 +123,9 @@ func (w *worker) syncVolumes(ctx context.Context, now time.Time) {
 			v.Volumes.Busy = false
 			w.refresh = next
 			if err != nil {
-				// The content that is there stays; a source that was deleted is not news to the containers.
+				// The content that is there stays.
 				w.log.Warn("refreshing volumes", "err", err)
+				w.mountFailed(err)
 				w.refresh = now.Add(time.Minute)
 				return
 			}

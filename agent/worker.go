@@ -220,7 +220,8 @@ func (w *worker) take(now time.Time) {
 	v := &w.view
 	if in.pod != nil {
 		changed := in.pod.Generation != v.Pod.Generation
-		if !sameMeta(in.pod, v.Pod) {
+		// Files may show the pod's labels and annotations, and the resources of its containers.
+		if changed || !sameMeta(in.pod, v.Pod) {
 			w.stale = true
 		}
 		v.Pod = in.pod

@@ -143,7 +143,10 @@ func (c *content) projected(v *v1.ProjectedVolumeSource, volume string) error {
 	return nil
 }
 
-// token puts a bound service account token in, with a new one at 80 % of its life.
+// tokenAge is how old a token gets, however long it lives.
+const tokenAge = 24 * time.Hour
+
+// token puts a bound service account token in, with a new one at 80 % of its life or when it is a day old.
 func (c *content) token(src *v1.ServiceAccountTokenProjection, key string, mode int32) error {
 	t, err := c.m.token(c.ctx, c.pod, src, key)
 	if err != nil {
@@ -174,7 +177,11 @@ func soleUser(pod *v1.Pod) *int64 {
 	if sc := pod.Spec.SecurityContext; sc != nil {
 		base = sc.RunAsUser
 	}
-	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+	later := make([]v1.Container, len(pod.Spec.EphemeralContainers))
+	for i := range pod.Spec.EphemeralContainers {
+		later[i].SecurityContext = pod.Spec.EphemeralContainers[i].SecurityContext
+	}
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers, later} {
 		for i := range list {
 			u := base
 			if sc := list[i].SecurityContext; sc != nil && sc.RunAsUser != nil {
@@ -223,7 +230,7 @@ func (m *Manager) token(ctx context.Context, pod *v1.Pod, src *v1.ServiceAccount
 		return token{}, err
 	}
 	life := got.Status.ExpirationTimestamp.Sub(now)
-	t = token{value: got.Status.Token, expires: got.Status.ExpirationTimestamp.Time, refresh: now.Add(life * 8 / 10)}
+	t = token{value: got.Status.Token, expires: got.Status.ExpirationTimestamp.Time, refresh: now.Add(min(life*8/10, tokenAge))}
 	m.mu.Lock()
 	m.tokens[key] = t
 	m.mu.Unlock()

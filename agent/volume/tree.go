@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
+
+	"mgr/agent/machine"
 )
 
 // walk visits all that is below an open directory, a directory before what is in it. It follows no link and enters no other
@@ -62,26 +64,27 @@ func walkOne(fd int, name string, visit func(parent int, name string, st *unix.S
 	return walk(child, visit)
 }
 
-// Used is what a volume takes of its file system.
-type Used struct{ Bytes, Inodes int64 }
-
-// Usage measures a directory: what is mounted below it does not count, and a file of several names counts once. A tmpfs is
-// asked, anything else is walked, which takes time.
-func Usage(path string) (Used, error) {
+// Usage measures a volume's directory: what is mounted below it does not count, and a file of several names counts once. A
+// tmpfs is asked, anything else is walked, which takes time. Neither links nor depth, both up to the pod, mislead it. A path
+// that is not there counts nothing.
+func Usage(path string) (machine.Use, error) {
 	var fs unix.Statfs_t
 	if mounted, err := isMount(path); err == nil && mounted && unix.Statfs(path, &fs) == nil && fs.Type == unix.TMPFS_MAGIC {
-		return Used{Bytes: int64(fs.Blocks-fs.Bfree) * fs.Bsize, Inodes: int64(fs.Files - fs.Ffree)}, nil
+		return machine.Use{Bytes: (fs.Blocks - fs.Bfree) * uint64(fs.Bsize), Inodes: fs.Files - fs.Ffree}, nil
 	}
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return machine.Use{}, nil
+	}
 	if err != nil {
-		return Used{}, fmt.Errorf("measuring %s: %w", path, err)
+		return machine.Use{}, fmt.Errorf("measuring %s: %w", path, err)
 	}
 	defer unix.Close(fd)
 	var root unix.Stat_t
 	if err := unix.Fstat(fd, &root); err != nil {
-		return Used{}, fmt.Errorf("measuring %s: %w", path, err)
+		return machine.Use{}, fmt.Errorf("measuring %s: %w", path, err)
 	}
-	used := Used{Bytes: root.Blocks * 512, Inodes: 1}
+	used := machine.Use{Bytes: uint64(root.Blocks) * 512, Inodes: 1}
 	seen := map[uint64]bool{}
 	err = walk(fd, func(_ int, _ string, st *unix.Stat_t) error {
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
@@ -90,7 +93,7 @@ func Usage(path string) (Used, error) {
 			}
 			seen[st.Ino] = true
 		}
-		used.Bytes += st.Blocks * 512
+		used.Bytes += uint64(st.Blocks) * 512
 		used.Inodes++
 		return nil
 	})
