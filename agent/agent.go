@@ -110,16 +110,17 @@ type Agent struct {
 	services     corelisters.ServiceLister
 	servicesDone cache.InformerSynced
 
-	renewed   atomic.Int64 // when the node's lease was last renewed, in Unix nanoseconds
-	resources atomic.Pointer[nodeResources]
-	meter     *meter
-	evictor   *evictor
-	cgroups   *cgroup.FS
-	sysctls   *sysctlRules
-	appArmor  bool // the kernel has it
-	devices   *devices.Manager
-	stirred   chan struct{} // something that the node's object tells of has changed
-	ids       *idRanges
+	renewed     atomic.Int64 // when the node's lease was last renewed, in Unix nanoseconds
+	resources   atomic.Pointer[nodeResources]
+	meter       *meter
+	evictor     *evictor
+	probeCounts probeCounts
+	cgroups     *cgroup.FS
+	sysctls     *sysctlRules
+	appArmor    bool // the kernel has it
+	devices     *devices.Manager
+	stirred     chan struct{} // something that the node's object tells of has changed
+	ids         *idRanges
 
 	manifests manifests
 	shutdown  shutdown

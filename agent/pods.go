@@ -80,6 +80,7 @@ func (a *Agent) ensure(ctx context.Context, pod *v1.Pod) {
 // notices of the pod may still be on their way.
 func (a *Agent) done(w *worker) {
 	a.objects.Hold(w.uid, nil)
+	a.probeCounts.forget(w.uid)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w.over = true

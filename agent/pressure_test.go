@@ -324,3 +324,44 @@ func TestNothingLeftForPods(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Prometheus reads everything at kubelet's paths, under kubelet's and cAdvisor's names.
+func TestExposition(t *testing.T) {
+	machine := newPaper(t)
+	r := newRig(t, machine.config)
+	r.create(testPod("web", func(p *v1.Pod) {
+		p.Spec.Containers[0].ReadinessProbe = &v1.Probe{PeriodSeconds: 1, ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"true"}}}}
+	}))
+	machine.uses(r, "web", 1500*time.Millisecond, 20<<20)
+	pod := r.wait("web", "web is ready", ready)
+	group := r.agent.podCgroup(pod, string(pod.UID))
+	id := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
+	for path, wants := range map[string][]string{
+		"/metrics": {`kubelet_node_name{node="n1"} 1`, "kubelet_running_pods 1", `kubelet_running_containers{container_state="running"} 1`, "process_cpu_seconds_total ", "go_goroutines "},
+		"/metrics/resource": {
+			`container_cpu_usage_seconds_total{container="main",namespace="default",pod="web"} 1.5 `, `container_memory_working_set_bytes{container="main",namespace="default",pod="web"} 2.097152e+07 `,
+			`pod_memory_working_set_bytes{namespace="default",pod="web"} 2.097152e+07 `, "node_cpu_usage_seconds_total 10 ", "resource_scrape_error 0", `container_start_time_seconds{container="main",`,
+		},
+		"/metrics/cadvisor": {
+			`container_cpu_usage_seconds_total{container="main",id="` + group + "/" + id + `",image="demo:1",name="` + id + `",namespace="default",pod="web"} 1.5 `,
+			`container_memory_rss{container="",id="` + group + `",image="",name="",namespace="default",pod="web"} 7 `,
+			`container_memory_working_set_bytes{container="",id="/",image="",name="",namespace="",pod=""} 1.073741824e+09 `, `machine_memory_bytes{boot_id="",machine_id="",system_uuid=""} 2.147483648e+09`,
+			`container_fs_usage_bytes{container="main",device="",`, "container_scrape_error 0",
+		},
+		"/metrics/probes": {`prober_probe_total{container="main",namespace="default",pod="web",pod_uid="` + string(pod.UID) + `",probe_type="Readiness",result="successful"} `},
+	} {
+		code, body := r.get(path)
+		if code != 200 {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+		for _, want := range wants {
+			if !strings.Contains(body, want) {
+				t.Errorf("%s has no %q", path, want)
+				t.Log(body)
+			}
+		}
+	}
+	r.delete("web", 1)
+	r.gone("web")
+	r.until("the probes of a pod that is gone are forgotten", func() bool { _, body := r.get("/metrics/probes"); return !strings.Contains(body, "prober_probe_total") })
+}

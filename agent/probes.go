@@ -54,6 +54,9 @@ func (w *worker) startProbing(ctx context.Context, m *member, ending bool) {
 			Kind: kind, Probe: p, Target: target, Started: current.Started,
 			Report: func(ok bool) { w.post(func(now time.Time) { w.probed(m, current.ID, kind, p, ok, now) }) },
 			Event:  func(reason, message string) { w.refEvent(pod, spec.Name, v1.EventTypeWarning, reason, "%s", message) },
+			Checked: func(outcome string) {
+				w.a.probeCounts.count(probeCount{string(kind), outcome, spec.Name, pod.Name, pod.Namespace, w.uid})
+			},
 		}
 	}
 	w.wg.Go(func() {

@@ -25,6 +25,7 @@ import (
 // asks nobody who they are.
 //
 //	GET  /healthz /pods /stats/summary /images
+//	     /metrics /metrics/resource /metrics/cadvisor /metrics/probes
 //	     /usage/node /usage/pods   what metrics.k8s.io is made of
 //	GET  /containerLogs/{namespace}/{pod}/{container}
 //	     /exec/{namespace}/{pod}[/{uid}]/{container}, /attach/…, /run/…, /portForward/{namespace}/{pod}[/{uid}]
@@ -37,6 +38,10 @@ func (a *Agent) Handler() http.Handler {
 	r.Handle("/metrics", a.timing.handler()).Methods(http.MethodGet)
 	r.HandleFunc("/pods", a.servePods)
 	r.HandleFunc("/stats/summary", a.serveStats)
+	r.HandleFunc("/metrics", a.serveMetrics)
+	r.HandleFunc("/metrics/resource", a.serveResourceMetrics)
+	r.HandleFunc("/metrics/cadvisor", a.serveAdvisorMetrics)
+	r.HandleFunc("/metrics/probes", a.serveProbeMetrics)
 	r.HandleFunc("/usage/node", a.serveNodeUsage)
 	r.HandleFunc("/usage/pods", a.servePodUsage)
 	r.HandleFunc("/images", a.serveImages).Methods(http.MethodGet)

@@ -233,7 +233,7 @@ func (a *Agent) addDisks(ctx context.Context, p *stats.PodStats, s *podSample, f
 	var sum machine.Use
 	for i := range p.Containers {
 		c, id := &p.Containers[i], s.Containers[i].ID
-		layer, err := a.meter.use("layer "+id, fresh, func() (machine.Use, error) { return a.runtime.Layer(ctx, id) })
+		layer, err := a.layer(ctx, id, fresh)
 		if err == nil {
 			c.Rootfs = used(images, layer, at)
 			sum.Add(layer)
@@ -259,6 +259,11 @@ func (a *Agent) addDisks(ctx context.Context, p *stats.PodStats, s *podSample, f
 		sum.Add(hosts)
 	}
 	p.EphemeralStorage = used(node, sum, at)
+}
+
+// layer is what a container has written to its root file system.
+func (a *Agent) layer(ctx context.Context, id string, fresh time.Duration) (machine.Use, error) {
+	return a.meter.use("layer "+id, fresh, func() (machine.Use, error) { return a.runtime.Layer(ctx, id) })
 }
 
 // used is a file system, and what of it one user takes.

@@ -35,6 +35,8 @@ type Loop struct {
 	// Event is told of every single failure of a regular check after the container's first second ("Unhealthy"), and of
 	// warnings ("ProbeWarning"), in the words of kubelet's events.
 	Event func(reason, message string)
+	// Checked is told the outcome of every check: successful, failed or unknown. nil: nobody counts.
+	Checked func(outcome string)
 }
 
 // Run blocks until ctx is done or there is nothing more to find out.
@@ -115,6 +117,9 @@ func (l *Loop) once(ctx context.Context, extra bool) (ok, known bool) {
 			break
 		}
 	}
+	if ctx.Err() == nil && l.Checked != nil {
+		l.Checked(outcome(result, err))
+	}
 	quiet := ctx.Err() != nil || extra || time.Since(l.Started) < settling
 	switch {
 	case quiet:
@@ -126,6 +131,16 @@ func (l *Loop) once(ctx context.Context, extra bool) (ok, known bool) {
 		l.Event("ProbeWarning", fmt.Sprintf("%s probe warning: %s", l.Kind, message))
 	}
 	return err == nil && result != Failure, err == nil
+}
+
+func outcome(r Result, err error) string {
+	switch {
+	case err != nil:
+		return "unknown"
+	case r == Failure:
+		return "failed"
+	}
+	return "successful"
 }
 
 // counter counts equal results in a row.

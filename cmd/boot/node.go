@@ -35,11 +35,12 @@ import (
 
 // NodeConfig is the command line of an agent.
 type NodeConfig struct {
-	Name        string
-	IP          string // "": that of the default route
-	Dir         string
-	Join        []string
-	Token       string
+	Name  string
+	IP    string // "": that of the default route
+	Dir   string
+	Join  []string
+	Token string
+	NodeResources
 	Labels      []string // key=value
 	ManifestDir string
 	ManifestURL string
@@ -70,6 +71,7 @@ type Node struct {
 	log     *slog.Logger
 	ip      netip.Addr
 	labels  map[string]string
+	room    room
 	logSize int64
 	cluster clusterSettings
 	machine *enroll.Machine
@@ -115,13 +117,11 @@ func (n *Node) prepare() error {
 	} else if n.ip, err = netip.ParseAddr(c.IP); err != nil {
 		return fmt.Errorf("--node-ip %q: use an IP address", c.IP)
 	}
-	n.labels = map[string]string{}
-	for _, l := range c.Labels {
-		key, value, ok := strings.Cut(l, "=")
-		if !ok {
-			return fmt.Errorf("--node-label %q: use key=value", l)
-		}
-		n.labels[key] = value
+	if n.labels, err = readLabels(c.Labels); err != nil {
+		return err
+	}
+	if n.room, err = c.read(); err != nil {
+		return err
 	}
 	if c.ServiceMode != "iptables" && c.ServiceMode != "userspace" {
 		return fmt.Errorf("--service-mode %q: use iptables or userspace", c.ServiceMode)
@@ -284,6 +284,7 @@ func (n *Node) run(ctx context.Context) error {
 		NodeName: n.cfg.Name, Dir: n.cfg.Dir, Client: n.client, Informers: shared,
 		Runtime: runtime, Network: proxy.Network(), NodeIPs: []netip.Addr{n.ip}, Labels: n.labels,
 		ClusterDNS: dnsIP(n.cluster.Services), ClusterDomain: n.cluster.Domain, CgroupRoot: n.cfg.CgroupRoot,
+		MaxPods: n.cfg.MaxPods, KubeReserved: n.room.kube, SystemReserved: n.room.system, Taints: n.room.taints, Eviction: n.cfg.Eviction, ImageDir: n.imageDir(),
 		Images: n.cfg.Images, SeccompUnconfined: !n.cfg.SeccompDefault, AllowedUnsafeSysctls: n.cfg.UnsafeSysctls,
 		ManifestDir: n.cfg.ManifestDir, ManifestURL: n.cfg.ManifestURL, ManifestURLHeader: header, ShutdownGrace: groups,
 		Unenforced: n.cfg.Enforce == "none", PodPidsLimit: n.cfg.PodPidsLimit,

@@ -99,6 +99,8 @@ func (s *Supervisor) command(h Host) []string {
 		args := []string{s.exe, "agent", "--node-name", h.Name, "--data-dir", h.Dir, "--node-ip", h.IP.String(),
 			"--token-file", tokenPath(s.spec.Dir, "agent"),
 			"--cgroup-root", filepath.Join(s.spec.cgroupRoot(), h.Name),
+			// A developer's disk is often fuller than a server's should be.
+			"--eviction-hard", "memory.available=100Mi,nodefs.available=2%,nodefs.inodesFree=2%,imagefs.available=2%,imagefs.inodesFree=2%",
 			"--service-mode", s.spec.ServiceMode, "--balance", s.spec.Balance}
 		for _, m := range s.order[:s.spec.Masters] {
 			args = append(args, "--join", "https://"+net.JoinHostPort(m.IP.String(), "6443"))
