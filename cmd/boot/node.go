@@ -56,6 +56,7 @@ type NodeConfig struct {
 	// SeccompDefault: pods that name no seccomp profile get the runtime's.
 	SeccompDefault bool
 	UnsafeSysctls  []string          // that pods may set beside the safe ones
+	DevicePlugins  string            // where device plug-ins register; "": in Dir
 	Handlers       map[string]string // OCI runtimes that runtime classes can name, to executable
 	Images         agent.ImageConfig
 	RegistryHosts  string // directory of hosts.toml files
@@ -288,7 +289,8 @@ func (n *Node) run(ctx context.Context) error {
 		Images: n.cfg.Images, SeccompUnconfined: !n.cfg.SeccompDefault, AllowedUnsafeSysctls: n.cfg.UnsafeSysctls,
 		ManifestDir: n.cfg.ManifestDir, ManifestURL: n.cfg.ManifestURL, ManifestURLHeader: header, ShutdownGrace: groups,
 		Unenforced: n.cfg.Enforce == "none", PodPidsLimit: n.cfg.PodPidsLimit,
-		Masters: n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
+		DevicePluginDir: n.cfg.DevicePlugins,
+		Masters:         n.masters.Servers(), OnMasters: n.masters.SetServers, DialTunnel: n.dialTunnel, Log: n.log,
 	})
 	if err != nil {
 		return err

@@ -102,6 +102,8 @@ master and opens no port of its own. Its pods survive when it stops or is restar
 	f.Int64Var(&cfg.PodPidsLimit, "pod-max-pids", 0, "processes and threads that one pod may have (0: as many as the node allows)")
 	f.BoolVar(&cfg.SeccompDefault, "seccomp-default", true, "filter the system calls of pods that name no seccomp profile")
 	f.StringSliceVar(&cfg.UnsafeSysctls, "allowed-unsafe-sysctls", nil, "sysctls, or prefixes ending in *, that pods may set beside the safe ones (repeatable)")
+	f.StringVar(&cfg.DevicePlugins, "device-plugin-dir", "",
+		"where device plug-ins register (default: device-plugins in the data directory; most look in /var/lib/kubelet/device-plugins)")
 	f.StringToStringVar(&cfg.Handlers, "runtime-handler", nil, "OCI runtime that runtime classes can name, NAME=PATH (repeatable)")
 	addNodeFlags(f, &cfg)
 	addImageFlags(f, &cfg)
