@@ -9,8 +9,10 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"mgr/agent"
+	"mgr/agent/containerd"
 )
 
 // mapped makes a pod with a user namespace of its own.
@@ -107,5 +109,34 @@ func TestUserNamespaceSurvivesRestart(t *testing.T) {
 	}
 	if out, _ := n.output(n.shell(pod, "second", "tr -s ' ' </proc/self/uid_map")); out != fmt.Sprintf(" 0 %d 65536\n", 11<<16) {
 		t.Errorf("a container made after the restart: %q", out)
+	}
+}
+
+// Mapped mounts of an agent that died while it was making a container go when the next one begins, and nothing that they show.
+func TestMappedMountsAreSwept(t *testing.T) {
+	n := newNode(t)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.Runtime = nil
+	data := filepath.Join(n.dir, "precious")
+	left := filepath.Join(containerd.NewLayout(n.dir).Run, "mapped", "container")
+	for _, dir := range []string{data, filepath.Join(left, "0")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(data, "file"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(data, filepath.Join(left, "0"), "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	n.open()
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("it is still there: %v", err)
+	}
+	if text, err := os.ReadFile(filepath.Join(data, "file")); err != nil || string(text) != "x" {
+		t.Errorf("what it showed: %q, %v", text, err)
 	}
 }
