@@ -112,14 +112,14 @@ func moreImportant(x, y *worker) int {
 	return x.waiting().Compare(y.waiting())
 }
 
-// waiting is since when the worker's wish was known to wait.
+// waiting is since when the worker's wish was known to wait; one that nobody knows of yet comes after all others.
 func (w *worker) waiting() time.Time {
 	for _, c := range w.wish.Status.Conditions {
 		if c.Type == v1.PodResizePending {
 			return c.LastTransitionTime.Time
 		}
 	}
-	return time.Now()
+	return time.Unix(1<<40, 0)
 }
 
 func grows(wish, granted *v1.Pod) bool {
