@@ -17,6 +17,7 @@ import (
 	"mgr/agent/logs"
 	"mgr/agent/probe"
 	"mgr/agent/volume"
+	"mgr/failpoint"
 )
 
 // start creates and starts one instance of a container, and runs its postStart hook.
@@ -133,6 +134,7 @@ func (j *startJob) create(ctx context.Context) error {
 	}
 	a.timing.since(stepSpec, began)
 	j.logPath, began = spec.LogPath, time.Now()
+	failpoint.Hit("container.create.before")
 	if j.id, err = a.runtime.CreateContainer(ctx, spec); err != nil {
 		return &errWaiting{"CreateContainerError", err}
 	}
@@ -142,11 +144,13 @@ func (j *startJob) create(ctx context.Context) error {
 	a.timing.since(stepCreate, began)
 	j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeNormal, "Created", "Container created")
 	began = time.Now()
+	failpoint.Hit("container.start.before")
 	if err := a.runtime.StartContainer(ctx, j.id); err != nil {
 		return &errWaiting{"RunContainerError", err}
 	}
 	a.timing.since(stepStart, began)
 	j.running = true
+	failpoint.Hit("container.start.after")
 	j.w.refEvent(j.pod, j.spec.Name, v1.EventTypeNormal, "Started", "Container started")
 	return nil
 }

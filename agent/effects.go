@@ -13,6 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"mgr/failpoint"
 )
 
 // begin starts one action. It reports whether the view was changed at once, so that step should be asked again.
@@ -112,6 +114,7 @@ func (w *worker) prepare(ctx context.Context) {
 			began := time.Now()
 			sandbox, err = w.a.runtime.EnsureSandbox(ctx, spec)
 			w.a.timing.since(stepSandbox, began)
+			failpoint.Hit("pod.sandbox.made")
 		}
 		if err == nil && !spec.HostNetwork {
 			defer w.a.timing.since(stepNetwork, time.Now())
@@ -119,6 +122,7 @@ func (w *worker) prepare(ctx context.Context) {
 			if err == nil && len(ips) == 0 {
 				err = errors.New("the pod network gave no address")
 			}
+			failpoint.Hit("pod.network.made")
 		}
 		return func(now time.Time) {
 			v := &w.view
@@ -262,6 +266,7 @@ func (a *Agent) scrub(ctx context.Context, pod PodRef) error {
 	if err := a.runtime.RemoveSandbox(ctx, pod.UID); err != nil {
 		return err
 	}
+	failpoint.Hit("pod.sandbox.removed")
 	if err := a.volumes.Remove(ctx, pod.UID); err != nil {
 		return err
 	}
@@ -282,6 +287,7 @@ func (w *worker) deleteAPI(ctx context.Context) {
 	w.view.Delete.begin()
 	target := w.status.target
 	w.effect(ctx, func(ctx context.Context) func(time.Time) {
+		failpoint.Hit("pod.delete.before")
 		err := w.a.deletePod(ctx, target)
 		return func(now time.Time) {
 			w.view.Delete.end(err, now, 500*time.Millisecond, 5*time.Second)

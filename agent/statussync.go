@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"mgr/failpoint"
 )
 
 // statusSync keeps the pod's status in the API equal to the agent's view, with one patch in flight at a time and none when
@@ -135,5 +137,6 @@ func (a *Agent) patchStatus(ctx context.Context, p PodRef, from, to *v1.PodStatu
 	if err != nil {
 		return nil, fmt.Errorf("comparing statuses: %w", err)
 	}
+	failpoint.Hit("pod.status.before")
 	return a.client.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 }

@@ -9,6 +9,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"mgr/agent/volume"
+	"mgr/failpoint"
 )
 
 // mountErrand is the key of the mount's cancellation; no container has that name.
@@ -24,6 +25,7 @@ func (w *worker) mount(ctx context.Context) {
 		began := time.Now()
 		mounts, next, err := w.a.volumes.Mount(ctx, pod)
 		w.a.timing.since(stepVolumes, began)
+		failpoint.Hit("pod.volumes.mounted")
 		return func(now time.Time) {
 			cancelled := ctx.Err() != nil
 			if cancel := w.cancels[mountErrand]; cancel != nil {

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"mgr/agent"
+	"mgr/failpoint"
 )
 
 const (
@@ -112,6 +113,7 @@ func (r *Runtime) create(ctx context.Context, s *sandbox, c *container, spec age
 	if err := os.MkdirAll(r.layout.container(id), 0o711); err != nil {
 		return err
 	}
+	failpoint.Hit("rootfs.make.before")
 	rootfs, err := r.prepareRootfs(ctx, s, id, image)
 	if err != nil {
 		return err
@@ -163,7 +165,9 @@ func (r *Runtime) launch(ctx context.Context, s *sandbox, c *container, spec typ
 		}
 		defer r.shims.refill(spareDelay)
 	}
+	failpoint.Hit("rootfs.make.after")
 	err = r.record(ctx, c, spec, s.shim)
+	failpoint.Hit("container.stored")
 	if stored = err == nil; stored {
 		err = r.createTask(ctx, s, c, rootfs)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"mgr/agent"
+	"mgr/failpoint"
 )
 
 const (
@@ -146,6 +147,7 @@ func (r *Runtime) bury(c *container, e ending) {
 	r.mu.Lock()
 	s.Started = c.info.Started
 	c.setStatus(s)
+	failpoint.Hit("container.exit.seen")
 	if err := r.saveStatus(c); err != nil {
 		r.cfg.Log.Error("an exit may be forgotten", "err", err)
 	}
@@ -158,6 +160,7 @@ func (r *Runtime) bury(c *container, e ending) {
 	r.mu.Unlock()
 	close(c.exited)
 
+	failpoint.Hit("container.exit.written")
 	if err := r.deleteTask(c); err != nil && r.ctx.Err() == nil {
 		r.cfg.Log.Error("the remains of a container could not be removed", "container", c.info.ID, "err", err)
 	}

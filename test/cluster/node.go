@@ -68,7 +68,7 @@ func (n *Node) Status(ctx context.Context) (local.Status, error) {
 // AgentPID is the process of the agent; 0 while it is being restarted.
 func (n *Node) AgentPID(t testing.TB) int {
 	t.Helper()
-	s, err := n.Status(t.Context())
+	s, err := n.Status(context.Background()) // clean-ups ask, too
 	if err != nil {
 		t.Fatal(err)
 	}
