@@ -29,6 +29,10 @@ func (r *Runtime) loadContainers(ctx context.Context) error {
 	}
 	for _, e := range entries {
 		c := fromLabels(e.ID, e.Labels, e.CreatedAt)
+		if s, ok := r.readStatus(e.ID); running[e.ID] == nil && (!ok || s.State == agent.ContainerCreated) {
+			r.discardUnstarted(c)
+			continue
+		}
 		r.containers[e.ID] = c
 		if c.info.Kind == kindInfra {
 			if s := r.sandboxes[c.info.Pod.UID]; s != nil {
@@ -44,6 +48,18 @@ func (r *Runtime) loadContainers(ctx context.Context) error {
 		}
 	}
 	return r.removeOrphans(ctx)
+}
+
+// discardUnstarted removes a container whose agent died while it was being created: it has never run, so it has no end to tell of.
+func (r *Runtime) discardUnstarted(c *container) {
+	done := r.use(c.info.ID)
+	r.doubt.Store(true) // if it cannot be removed now
+	r.wg.Go(func() {
+		defer done()
+		if err := r.discard(r.ctx, c); err != nil && r.ctx.Err() == nil {
+			r.cfg.Log.Warn("removing a container that never ran", "container", c.info.ID, "err", err)
+		}
+	})
 }
 
 // adopt takes over one container; t is nil if it has no task.
@@ -96,7 +112,7 @@ func (r *Runtime) removeOrphans(ctx context.Context) error {
 		return fmt.Errorf("find the containers' directories: %w", err)
 	}
 	for _, e := range entries {
-		if r.containers[e.Name()] == nil {
+		if !r.known(e.Name()) {
 			if err := errors.Join(os.RemoveAll(r.layout.container(e.Name())), os.RemoveAll(r.layout.fifos(e.Name()))); err != nil {
 				return fmt.Errorf("remove an orphaned container's directory: %w", err)
 			}

@@ -124,6 +124,9 @@ func cleanNodes(ctx context.Context, spec Spec) error {
 	}
 	var errs []error
 	for _, dir := range nodes {
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() { // how a node is started stands beside its directory
+			continue
+		}
 		if err := containerd.Cleanup(ctx, dir); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", filepath.Base(dir), err))
 		}

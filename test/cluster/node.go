@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,14 +66,20 @@ func (n *Node) Status(ctx context.Context) (local.Status, error) {
 	return local.Status{}, fmt.Errorf("there is no host %s", n.Name)
 }
 
-// AgentPID is the process of the agent; 0 while it is being restarted.
-func (n *Node) AgentPID(t testing.TB) int {
+// AgentPID is the process of the agent; while there is none it waits for one.
+func (n *Node) AgentPID(t testing.TB) (pid int) {
 	t.Helper()
-	s, err := n.Status(context.Background()) // clean-ups ask, too
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s.Pid
+	Eventually(t, 30*time.Second, "an agent runs", func(ctx context.Context) error {
+		s, err := n.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if pid = s.Pid; pid == 0 {
+			return errors.New("it is " + s.State)
+		}
+		return nil
+	})
+	return pid
 }
 
 // ContainerdPID is the process of the node's containerd; 0 while there is none.

@@ -27,7 +27,7 @@ func TestAgentKilledAtEveryPoint(t *testing.T) {
 		name := "up-" + strings.ReplaceAll(point, ".", "-")
 		at(t, node, point, func() { s.Create(pointPod(name, node)) })
 		p := s.Await(name, "is ready", cluster.Ready)
-		if n := cluster.StatusOf(p, "main").RestartCount; n > 1 {
+		if n := cluster.StatusOf(p, "main").RestartCount; n != 0 {
 			t.Errorf("killed at %s: the container was started %d times more", point, n)
 		}
 		if n := len(cluster.PodProcesses(string(p.UID))); n != 1 {
