@@ -30,9 +30,12 @@ func TestAgentKilledAtEveryPoint(t *testing.T) {
 		if n := cluster.StatusOf(p, "main").RestartCount; n != 0 {
 			t.Errorf("killed at %s: the container was started %d times more", point, n)
 		}
-		if n := len(cluster.PodProcesses(string(p.UID))); n != 1 {
-			t.Errorf("killed at %s: the pod has %d processes", point, n)
-		}
+		cluster.Eventually(t, 10*time.Second, "after a kill at "+point+" the pod has one process", func(context.Context) error {
+			if n := len(cluster.PodProcesses(string(p.UID))); n != 1 {
+				return fmt.Errorf("it has %d", n)
+			}
+			return nil
+		})
 		s.Delete(name, 1)
 	}
 	for _, point := range []string{"container.exit.seen", "container.exit.written", "pod.sandbox.removed", "pod.delete.before"} {
