@@ -215,6 +215,7 @@ func (a *Agent) serveImages(w http.ResponseWriter, r *http.Request) {
 
 func (a *Agent) serveImport(w http.ResponseWriter, r *http.Request) {
 	names, err := a.runtime.Import(r.Context(), r.Body)
+	a.images.refresh(r.Context())
 	a.answer(w, names, err)
 }
 
