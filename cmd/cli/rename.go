@@ -69,7 +69,7 @@ func groupCommands(root *cobra.Command, c *env, own templates.CommandGroups) {
 }
 
 // notServed are kubectl commands whose API is not served yet; what does not work is not shown.
-var notServed = []string{"autoscale", "top"}
+var notServed = []string{"autoscale"}
 
 var kubectlGroups = []struct {
 	title string
