@@ -106,7 +106,7 @@ func (w *worker) prepare(ctx context.Context) {
 	w.effect(ctx, func(ctx context.Context) func(time.Time) {
 		var sandbox Sandbox
 		var ips []netip.Addr
-		err := w.allocate(ctx, pod)
+		err := errors.Join(w.a.checkHostname(pod), w.allocate(ctx, pod))
 		if err == nil {
 			err = w.a.isolate(ctx, pod, &spec)
 		}
@@ -133,10 +133,20 @@ func (w *worker) prepare(ctx context.Context) {
 				}
 				return
 			}
+			w.tellResolver(pod)
 			v.NetNS, v.IPs, v.Born = sandbox.NetNS, ips, sandbox.Created
 			w.former(sandbox.Fresh, now)
 		}
 	})
+}
+
+// tellResolver warns of what the pod's resolv.conf leaves out.
+func (w *worker) tellResolver(pod *v1.Pod) {
+	if _, notes, err := w.a.resolvConf(pod); err == nil {
+		for _, n := range notes {
+			w.event(v1.EventTypeWarning, "DNSConfigForming", "%s", n)
+		}
+	}
 }
 
 // former marks the containers that ran in an earlier sandbox, one that a reboot took: the pod's init containers run again.

@@ -58,7 +58,7 @@ func (a *Agent) podFiles(pod *v1.Pod, ref PodRef, ips []netip.Addr) ([]specs.Mou
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the pod's directory: %w", err)
 	}
-	resolv, err := a.resolvConf(pod)
+	resolv, _, err := a.resolvConf(pod)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,8 @@ func parseResolver(in io.Reader) (resolver, error) {
 	return r, lines.Err()
 }
 
-func (a *Agent) resolvConf(pod *v1.Pod) (string, error) {
+// resolvConf is the pod's resolv.conf; notes tell what did not fit.
+func (a *Agent) resolvConf(pod *v1.Pod) (text string, notes []string, err error) {
 	var host resolver
 	f, err := os.Open("/etc/resolv.conf")
 	if err == nil {
@@ -156,9 +157,10 @@ func (a *Agent) resolvConf(pod *v1.Pod) (string, error) {
 		f.Close()
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("reading the node's resolv.conf: %w", err)
+		return "", nil, fmt.Errorf("reading the node's resolv.conf: %w", err)
 	}
-	return a.resolver(pod, host).String(), nil
+	r, notes := a.resolver(pod, host).fitted()
+	return r.String(), notes, nil
 }
 
 // resolver chooses by dnsPolicy and merges dnsConfig in.

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -52,5 +54,39 @@ func TestHostname(t *testing.T) {
 		if got := plainAgent().hostname(pod); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	}
+}
+
+func TestResolverThatDoesNotFit(t *testing.T) {
+	var many, wide []string
+	for i := range 40 {
+		many = append(many, fmt.Sprintf("d%d", i))
+		wide = append(wide, strings.Repeat("x", 200)+fmt.Sprint(i))
+	}
+	for _, c := range []struct {
+		in                       resolver
+		servers, searches, notes int
+	}{
+		{resolver{servers: []string{"a", "b", "c"}, searches: many[:32]}, 3, 32, 0},
+		{resolver{servers: []string{"a", "b", "c", "d"}}, 3, 0, 1},
+		{resolver{searches: many}, 0, 32, 1},
+		{resolver{searches: []string{"a", strings.Repeat("x", 254), "b"}}, 0, 2, 1},
+		{resolver{searches: wide[:11]}, 0, 10, 1},
+	} {
+		got, notes := c.in.fitted()
+		if len(got.servers) != c.servers || len(got.searches) != c.searches || len(notes) != c.notes {
+			t.Errorf("%v: %v, %q", c.in, got, notes)
+		}
+	}
+}
+
+func TestHostnameThatIsTooLong(t *testing.T) {
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: strings.Repeat("w", 40), Namespace: "ns"}, Spec: v1.PodSpec{Subdomain: "sub", SetHostnameAsFQDN: ptr.To(true)}}
+	if err := plainAgent().checkHostname(pod); err == nil || !strings.Contains(err.Error(), "is too long (64 characters is the max, ") {
+		t.Errorf("got %v", err)
+	}
+	pod.Name = "web"
+	if err := plainAgent().checkHostname(pod); err != nil {
+		t.Error(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -122,5 +123,13 @@ func (a *Agent) environment(ctx context.Context, j *startJob) (*env.Variables, e
 	if j.pod.Spec.HostNetwork {
 		ips = a.cfg.NodeIPs
 	}
-	return env.For(ctx, j.pod, j.spec, env.Services(mine), a.facts(j.pod, ips), a.objects)
+	facts := a.facts(j.pod, ips)
+	facts.Open = func(volume, path string) (io.ReadCloser, error) {
+		m, ok := j.mounts[volume]
+		if !ok {
+			return nil, fmt.Errorf("cannot find the volume %q", volume)
+		}
+		return os.OpenInRoot(m.Path, path)
+	}
+	return env.For(ctx, j.pod, j.spec, env.Services(mine), facts, a.objects)
 }

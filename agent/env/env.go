@@ -2,7 +2,9 @@ package env
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"slices"
@@ -155,8 +157,31 @@ func (b *builder) value(e v1.EnvVar, known func(string) (string, bool)) (value s
 			return "", true, fmt.Errorf("couldn't find key %v in Secret %v/%v", ref.Key, b.pod.Namespace, ref.Name)
 		}
 		return string(data), !ok, nil
+	case from.FileKeyRef != nil && b.facts.Open != nil:
+		return b.inFile(from.FileKeyRef)
 	}
 	return "", true, fmt.Errorf("environment variable %s: unknown source", e.Name)
+}
+
+// inFile reads a variable that another container, an init container as a rule, has left in a file.
+func (b *builder) inFile(ref *v1.FileKeySelector) (value string, skip bool, err error) {
+	optional := ref.Optional != nil && *ref.Optional
+	file, err := b.facts.Open(ref.VolumeName, ref.Path)
+	if optional && errors.Is(err, fs.ErrNotExist) {
+		return "", true, nil
+	}
+	if err != nil {
+		return "", true, fmt.Errorf("opening the file of environment variables %q: %w", ref.Path, err)
+	}
+	defer file.Close()
+	value, found, err := InFile(file, ref.Key)
+	switch {
+	case err != nil:
+		return "", true, fmt.Errorf("couldn't parse env file %q: %w", ref.Path, err)
+	case !found && !optional:
+		return "", true, fmt.Errorf("environment variable key %q not found in file %q", ref.Key, ref.Path)
+	}
+	return value, !found, nil
 }
 
 // Services makes the variables that describe services: NAME_SERVICE_HOST, NAME_SERVICE_PORT and the Docker links' form.

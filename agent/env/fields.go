@@ -2,6 +2,7 @@ package env
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"net/netip"
@@ -19,6 +20,8 @@ type Facts struct {
 	HostIPs     []netip.Addr
 	PodIPs      []netip.Addr
 	Allocatable v1.ResourceList
+	// Open opens a file in one of the pod's volumes, without following links out of it; nil: there are no volumes yet.
+	Open func(volume, path string) (io.ReadCloser, error)
 }
 
 // Field returns the value of a downward API field path of pod. Error: the path is not supported.
