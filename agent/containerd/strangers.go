@@ -150,7 +150,13 @@ func (r *Runtime) removeRemains(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	return errors.Join(os.RemoveAll(l.bundle(id)), os.RemoveAll(l.work(id)), os.RemoveAll(filepath.Join(l.RuncRoot(), Namespace, id)),
+	record := filepath.Join(l.RuncRoot(), Namespace, id)
+	if _, err := os.Stat(record); err == nil { // runc mounts its own program there while it works
+		if err := unmountBelow(record); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.RemoveAll(l.bundle(id)), os.RemoveAll(l.work(id)), os.RemoveAll(record),
 		os.RemoveAll(l.fifos(id)), os.RemoveAll(l.container(id)))
 }
 
