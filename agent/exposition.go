@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/component-base/metrics/legacyregistry"
 )
@@ -76,10 +75,10 @@ var (
 	agentEvictions  = counter("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal")
 )
 
-// serveMetrics tells of this program.
+// serveMetrics tells of this program; the process and Go's runtime are in the registry of Kubernetes' libraries.
 func (a *Agent) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collecting(a.collectAgent), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collecting(a.collectAgent), a.timing.steps)
 	all := prometheus.Gatherers{registry, legacyregistry.DefaultGatherer}
 	promhttp.HandlerFor(all, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, r)
 }

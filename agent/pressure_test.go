@@ -337,7 +337,7 @@ func TestExposition(t *testing.T) {
 	group := r.agent.podCgroup(pod, string(pod.UID))
 	id := strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://")
 	for path, wants := range map[string][]string{
-		"/metrics": {`kubelet_node_name{node="n1"} 1`, "kubelet_running_pods 1", `kubelet_running_containers{container_state="running"} 1`, "process_cpu_seconds_total ", "go_goroutines "},
+		"/metrics": {`kubelet_node_name{node="n1"} 1`, "kubelet_running_pods 1", `kubelet_running_containers{container_state="running"} 1`, "process_cpu_seconds_total ", "go_goroutines ", `mgr_agent_pod_start_seconds_count{step="create"} 1`},
 		"/metrics/resource": {
 			`container_cpu_usage_seconds_total{container="main",namespace="default",pod="web"} 1.5 `, `container_memory_working_set_bytes{container="main",namespace="default",pod="web"} 2.097152e+07 `,
 			`pod_memory_working_set_bytes{namespace="default",pod="web"} 2.097152e+07 `, "node_cpu_usage_seconds_total 10 ", "resource_scrape_error 0", `container_start_time_seconds{container="main",`,

@@ -35,7 +35,6 @@ import (
 func (a *Agent) Handler() http.Handler {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	r.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
-	r.Handle("/metrics", a.timing.handler()).Methods(http.MethodGet)
 	r.HandleFunc("/pods", a.servePods)
 	r.HandleFunc("/stats/summary", a.serveStats)
 	r.HandleFunc("/metrics", a.serveMetrics)

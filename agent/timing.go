@@ -1,20 +1,14 @@
 package agent
 
 import (
-	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // timing measures the steps of each pod's start, for /metrics: where the time goes between the pod's arrival and the API's knowing
 // that it runs.
-type timing struct {
-	registry *prometheus.Registry
-	steps    *prometheus.HistogramVec
-}
+type timing struct{ steps *prometheus.HistogramVec }
 
 // Steps of a pod's start; stepTotal is from the agent's hearing of the pod to the API's answer to the status that says Running.
 const (
@@ -29,20 +23,14 @@ const (
 )
 
 func newTiming() *timing {
-	t := &timing{registry: prometheus.NewRegistry(), steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	return &timing{steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "mgr_agent_pod_start_seconds",
 		Help:    "Time of each step of a pod's start; total is from the pod's arrival to the API's knowing that it runs.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
 	}, []string{"step"})}
-	t.registry.MustRegister(t.steps, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return t
 }
 
 // since records a step that has just ended.
 func (t *timing) since(step string, began time.Time) {
 	t.steps.WithLabelValues(step).Observe(time.Since(began).Seconds())
-}
-
-func (t *timing) handler() http.Handler {
-	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{})
 }

@@ -10,7 +10,9 @@ import (
 // A pod whose size changes in place counts for the largest of what it asks for, was granted and has; a wish that its node can
 // never grant does not count.
 func TestResizedPodsCount(t *testing.T) {
-	cpu := func(n string) corev1.ResourceList { return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(n)} }
+	cpu := func(n string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(n)}
+	}
 	there := func(generation int64, asks, granted, has, waits string) *corev1.Pod {
 		p := testPod(t, "there", "")
 		p.Spec.NodeName, p.Generation = "a", generation
