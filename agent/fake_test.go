@@ -127,7 +127,7 @@ func (f *fakeRuntime) CreateContainer(_ context.Context, c ContainerSpec) (strin
 	f.number++
 	id := fmt.Sprintf("c%d", f.number)
 	f.containers[id] = &Container{
-		ID: id, Pod: c.Pod, Name: c.Name, Kind: c.Kind, Attempt: c.Attempt, Image: c.Image, ImageID: "sha256:demo", Hash: c.Hash,
+		ID: id, Pod: c.Pod, Name: c.Name, Kind: c.Kind, Attempt: c.Attempt, Image: c.Image, ImageID: cmp.Or(c.ImageID, "sha256:demo"), Hash: c.Hash,
 		State: ContainerCreated, LogPath: c.LogPath, Created: time.Now(), User: &User{Groups: c.SupplementalGroups},
 	}
 	f.specs[id] = c
