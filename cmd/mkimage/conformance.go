@@ -34,13 +34,10 @@ func conformanceImages(agnhost string) ([]image.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The busybox of Debian 12 keeps environment variables with a '-' in their names from the programs that its shell starts; the
-	// one that the tests mean hands them on, and so does bash.
-	bash, err := debianLayer(shell, "bash")
+	busybox, err := busyboxLayer()
 	if err != nil {
 		return nil, err
 	}
-	bash = append(bash, image.File{Path: "bin/sh", Link: "bash"})
 	tools, err := debianLayer(shell, "bash", "bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "socat", "iperf", "util-linux")
 	if err != nil {
 		return nil, err
@@ -72,7 +69,7 @@ func conformanceImages(agnhost string) ([]image.Image, error) {
 		{Name: testRegistry + "agnhost:2.55", Layers: []image.Layer{shell, tools, host, version("2.55")}, Config: agn},
 		{Name: testRegistry + "nautilus:1.8", Layers: []image.Layer{shell, tools, host, picture("nautilus.jpg")}, Config: serve},
 		{Name: testRegistry + "kitten:1.8", Layers: []image.Layer{shell, tools, host, picture("kitten.jpg"), alpine()}, Config: serve},
-		{Name: testRegistry + "busybox:1.37.0-2", Layers: []image.Layer{shell, bash}, Config: sh},
+		{Name: testRegistry + "busybox:1.37.0-2", Layers: []image.Layer{shell, busybox}, Config: sh},
 		{Name: testRegistry + "glibc-dns-testing:2.1.1", Layers: []image.Layer{shell, dns}, Config: sh},
 		{Name: testRegistry + "nonewprivs:1.4", Layers: []image.Layer{shell,
 			{{Path: "usr/local/bin/nnp", Mode: fs.ModeSetuid | 0o755, Data: nnp}}}, Config: ocispec.ImageConfig{Env: env, Cmd: []string{"nnp"}}},
