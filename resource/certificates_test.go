@@ -18,6 +18,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -271,5 +272,58 @@ func TestPodCertificateIsIssuedOnceAndForTheKey(t *testing.T) {
 	}
 	if got := k.Cells(issued, now)[5]; got != "Issued" {
 		t.Errorf("shown as %v", got)
+	}
+}
+
+func TestTrustBundlesAreChecked(t *testing.T) {
+	k := Lookup(certificatesv1.SchemeGroupVersion.WithResource("clustertrustbundles"))
+	now := time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC)
+	ca := func() string {
+		key := newKey(t)
+		c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now, NotAfter: now.Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+		der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(pemOf("CERTIFICATE", der))
+	}
+	one, other, leaf := ca(), ca(), string(certificateFor(t, newKey(t), now, time.Hour))
+	block, _ := pem.Decode([]byte(one))
+	block.Headers = map[string]string{"a": "b"}
+	headed := string(pem.EncodeToMemory(block))
+	type ctb = certificatesv1.ClusterTrustBundle
+	const signer, named, badBundle = "example.com/signer", "example.com:signer:x", "spec.trustBundle: FieldValueInvalid"
+	for what, c := range map[string]struct {
+		name, signer, bundle string
+		old                  *ctb
+		want                 string
+	}{
+		"of a signer":          {named, signer, one + "remark\n" + other, nil, ""},
+		"of nobody":            {"x", "", one, nil, ""},
+		"of nobody, a colon":   {named, "", one, nil, "metadata.name: FieldValueInvalid"},
+		"another's name":       {"example.com:other:x", signer, one, nil, "metadata.name: FieldValueInvalid"},
+		"no signer's name":     {"a:b", "a", one, nil, "metadata.name: FieldValueInvalid\nspec.signerName: FieldValueInvalid"},
+		"empty":                {"x", "", "", nil, badBundle},
+		"twice":                {"x", "", one + other + one, nil, badBundle},
+		"no CA":                {"x", "", leaf, nil, badBundle},
+		"headers":              {"x", "", headed, nil, badBundle},
+		"a key":                {"x", "", string(pemOf("PRIVATE KEY", []byte("x"))) + one, nil, badBundle},
+		"no certificate":       {"x", "", string(pemOf("CERTIFICATE", []byte("x"))), nil, badBundle},
+		"too long":             {"x", "", one + strings.Repeat("\n", 1<<20), nil, "spec.trustBundle: FieldValueTooLong"},
+		"changed":              {"x", "", other, &ctb{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: one}}, ""},
+		"changed for worse":    {"x", "", leaf, &ctb{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: one}}, badBundle},
+		"once accepted":        {"x", "", leaf, &ctb{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: leaf}}, ""},
+		"given to a signer":    {named, signer, one, &ctb{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: one}}, "spec.signerName: FieldValueInvalid"},
+		"taken from its owner": {named, signer, one, &ctb{Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: "example.com/o", TrustBundle: one}}, "spec.signerName: FieldValueInvalid"},
+	} {
+		b := &ctb{ObjectMeta: metav1.ObjectMeta{Name: c.name, ResourceVersion: "1"}, Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: c.signer, TrustBundle: c.bundle}}
+		var old runtime.Object
+		if c.old != nil {
+			c.old.ObjectMeta = b.ObjectMeta
+			old = c.old
+		}
+		if got := faults(k.Validate(t.Context(), b, old)); got != c.want {
+			t.Errorf("%s:\n%s\nwant\n%s", what, got, c.want)
+		}
 	}
 }

@@ -54,7 +54,7 @@ func assemble() index {
 		endpointSlice(), lease(), eventsEvent(event),
 		role(), clusterRole(), roleBinding(), clusterRoleBinding(),
 		deviceClass(), resourceClaim(), resourceClaimTemplate(), resourceSlice(), deviceTaintRule(),
-		certificateSigningRequest(), podCertificateRequest(),
+		certificateSigningRequest(), podCertificateRequest(), clusterTrustBundle(),
 		persistentVolume(), persistentVolumeClaim(), resourceQuota(), limitRange(),
 		storageClass(), volumeAttachment(), volumeAttributesClass(), csiDriver(), csiNode(), csiStorageCapacity(),
 		ingress(), ingressClass(), networkPolicy(), ipAddress(), serviceCIDR(),

@@ -1,5 +1,6 @@
-// Package objects keeps the config maps and secrets that this node's pods refer to, each by a watch of its own, so that the
-// node reads what its pods need and nothing else. A value outlives the loss of the masters: the last one known is served.
+// Package objects keeps the objects that this node's pods refer to: each config map and secret, and the requests for each pod's
+// certificates, by a watch of their own, so that the node reads what its pods need and nothing else; the cluster's trust bundles
+// by one watch, while a pod needs some. A value outlives the loss of the masters: the last one known is served.
 package objects
 
 import (
@@ -9,28 +10,41 @@ import (
 	"sync"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 )
 
-// Kind of a watched object.
+// Kind of watched objects: their resource.
 type Kind string
 
 const (
-	ConfigMap Kind = "configmaps"
-	Secret    Kind = "secrets"
+	ConfigMap           Kind = "configmaps"
+	Secret              Kind = "secrets"
+	TrustBundles        Kind = "clustertrustbundles"
+	CertificateRequests Kind = "podcertificaterequests"
 )
 
-// Ref names an object.
+func (k Kind) group() schema.GroupVersion {
+	if k == TrustBundles || k == CertificateRequests {
+		return certificatesv1.SchemeGroupVersion
+	}
+	return v1.SchemeGroupVersion
+}
+
+// Ref names what one watch brings: a config map or a secret, all trust bundles (no names), or the certificate requests of the
+// named pod, on the node that it names.
 type Ref struct {
 	Kind            Kind
 	Namespace, Name string
+	Node            string
 }
 
 // firstRead bounds how long a read waits for the first answer of a new watch.
@@ -143,8 +157,13 @@ func (c *Cache) start(r Ref) *entry {
 }
 
 func prototype(k Kind) runtime.Object {
-	if k == Secret {
+	switch k {
+	case Secret:
 		return &v1.Secret{}
+	case TrustBundles:
+		return &certificatesv1.ClusterTrustBundle{}
+	case CertificateRequests:
+		return &certificatesv1.PodCertificateRequest{}
 	}
 	return &v1.ConfigMap{}
 }
@@ -159,28 +178,43 @@ func strip(o any) (any, error) {
 }
 
 func (c *Cache) listWatch(r Ref) cache.ListerWatcher {
-	only := fields.OneTermEqualSelector("metadata.name", r.Name).String()
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.FieldSelector = only
-			if r.Kind == Secret {
-				return c.client.CoreV1().Secrets(r.Namespace).List(ctx, o)
-			}
-			return c.client.CoreV1().ConfigMaps(r.Namespace).List(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.FieldSelector = only
-			if r.Kind == Secret {
-				return c.client.CoreV1().Secrets(r.Namespace).Watch(ctx, o)
-			}
-			return c.client.CoreV1().ConfigMaps(r.Namespace).Watch(ctx, o)
-		},
+	one := fields.OneTermEqualSelector("metadata.name", r.Name)
+	var lw *cache.ListWatch
+	switch r.Kind {
+	case Secret:
+		lw = selected(c.client.CoreV1().Secrets(r.Namespace), one)
+	case TrustBundles:
+		lw = selected(c.client.CertificatesV1().ClusterTrustBundles(), fields.Everything())
+	case CertificateRequests:
+		lw = selected(c.client.CertificatesV1().PodCertificateRequests(r.Namespace), fields.AndSelectors(
+			fields.OneTermEqualSelector("spec.nodeName", r.Node), fields.OneTermEqualSelector("spec.podName", r.Name)))
+	default:
+		lw = selected(c.client.CoreV1().ConfigMaps(r.Namespace), one)
 	}
 	return cache.ToListWatcherWithWatchListSemantics(lw, c.client)
 }
 
-// get returns a held object, waiting for the first answer of its watch.
-func (c *Cache) get(ctx context.Context, r Ref) (any, error) {
+// reader is what a typed client does for a watch.
+type reader[L runtime.Object] interface {
+	List(ctx context.Context, o metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error)
+}
+
+func selected[L runtime.Object](from reader[L], only fields.Selector) *cache.ListWatch {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = only.String()
+			return from.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = only.String()
+			return from.Watch(ctx, o)
+		},
+	}
+}
+
+// first returns the watch of what is held, after its first answer.
+func (c *Cache) first(ctx context.Context, r Ref) (*entry, error) {
 	c.mu.Lock()
 	e := c.entries[r]
 	c.mu.Unlock()
@@ -191,51 +225,65 @@ func (c *Cache) get(ctx context.Context, r Ref) (any, error) {
 	defer cancel()
 	select {
 	case <-e.first:
+		return e, nil
 	case <-wait.Done():
 		return nil, apierrors.NewTimeoutError(fmt.Sprintf("failed to sync %s cache: timed out waiting for the condition", r.Kind), 1)
 	}
-	o, ok, err := e.store.GetByKey(r.Namespace + "/" + r.Name)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		return nil, apierrors.NewNotFound(v1.Resource(string(r.Kind[:len(r.Kind)-1])), r.Name)
-	}
-	return o, nil
 }
 
 // ConfigMap returns a held config map.
 func (c *Cache) ConfigMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error) {
-	o, err := c.get(ctx, Ref{ConfigMap, namespace, name})
-	if err != nil {
-		return nil, err
-	}
-	return o.(*v1.ConfigMap), nil
+	return find[v1.ConfigMap](ctx, c, Ref{Kind: ConfigMap, Namespace: namespace, Name: name}, namespace+"/"+name)
 }
 
 // Secret returns a held secret.
 func (c *Cache) Secret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
-	o, err := c.get(ctx, Ref{Secret, namespace, name})
+	return find[v1.Secret](ctx, c, Ref{Kind: Secret, Namespace: namespace, Name: name}, namespace+"/"+name)
+}
+
+// find reads one of the objects that a watch brings.
+func find[E any](ctx context.Context, c *Cache, r Ref, key string) (*E, error) {
+	e, err := c.first(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return o.(*v1.Secret), nil
+	o, ok, err := e.store.GetByKey(key)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		_, name, err := cache.SplitMetaNamespaceKey(key)
+		if err != nil {
+			return nil, err
+		}
+		kind := r.Kind.group().WithResource(string(r.Kind[:len(r.Kind)-1]))
+		return nil, apierrors.NewNotFound(kind.GroupResource(), name)
+	}
+	return o.(*E), nil
 }
 
 // Of lists what a pod refers to: volumes, environment, pull secrets.
 func Of(pod *v1.Pod) []Ref {
 	var refs []Ref
-	add := func(k Kind, name string) {
-		r := Ref{k, pod.Namespace, name}
-		if name != "" && !slices.Contains(refs, r) {
+	watch := func(r Ref) {
+		if !slices.Contains(refs, r) {
 			refs = append(refs, r)
+		}
+	}
+	add := func(k Kind, name string) {
+		if name != "" {
+			watch(Ref{Kind: k, Namespace: pod.Namespace, Name: name})
 		}
 	}
 	for _, s := range pod.Spec.ImagePullSecrets {
 		add(Secret, s.Name)
 	}
 	for i := range pod.Spec.Volumes {
-		ofVolume(&pod.Spec.Volumes[i], add)
+		v := &pod.Spec.Volumes[i]
+		ofVolume(v, add)
+		if v.Projected != nil {
+			ofCertificates(pod, v.Projected.Sources, watch)
+		}
 	}
 	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {

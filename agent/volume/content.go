@@ -133,6 +133,8 @@ func (c *content) projected(v *v1.ProjectedVolumeSource, volume string) error {
 			err = c.downward(s.DownwardAPI.Items, mode)
 		case s.ServiceAccountToken != nil:
 			err = c.token(s.ServiceAccountToken, fmt.Sprintf("%s/%s/%d", c.pod.UID, volume, i), mode)
+		case s.ClusterTrustBundle != nil:
+			err = c.trust(s.ClusterTrustBundle, mode)
 		default:
 			err = fmt.Errorf("projected volume source %d: this kind is not supported by this node", i)
 		}
@@ -155,12 +157,17 @@ func (c *content) token(src *v1.ServiceAccountTokenProjection, key string, mode 
 	if c.next.IsZero() || t.refresh.Before(c.next) {
 		c.next = t.refresh
 	}
-	if err := c.add(src.Path, []byte(t.value), nil, mode); err != nil {
+	return c.addPrivate(src.Path, []byte(t.value), mode)
+}
+
+// addPrivate puts in a file that says who the pod is, or whom it trusts: in a pod that runs as one user only this user can read
+// it, and the fsGroup, if there is one.
+func (c *content) addPrivate(name string, data []byte, mode int32) error {
+	if err := c.add(name, data, nil, mode); err != nil {
 		return err
 	}
-	name := path.Clean(src.Path)
+	name = path.Clean(name)
 	f := c.files[name]
-	// A pod that runs as one user gets a token that only this user can read, and the fsGroup, if there is one.
 	if uid := soleUser(c.pod); uid != nil {
 		f.UID, f.Mode = int(*uid), 0o600
 	}

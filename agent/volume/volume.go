@@ -30,7 +30,7 @@ const subPaths = "subpaths"
 type Manager struct {
 	Dir     string // has one directory for each pod UID
 	Client  kubernetes.Interface
-	Objects env.Objects
+	Objects Objects
 	Facts   func(*v1.Pod) env.Facts
 	Now     func() time.Time // nil: time.Now
 	// NodeLabels are this node's, to be compared with what a persistent volume demands; nil: it is not.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	authv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -26,8 +27,10 @@ import (
 
 // source is an API that can be changed and taken away.
 type source struct {
-	maps map[string]map[string]string
-	down error
+	maps     map[string]map[string]string
+	bundles  []*certificatesv1.ClusterTrustBundle
+	requests map[string]*certificatesv1.PodCertificateRequest
+	down     error
 }
 
 func (s *source) ConfigMap(_ context.Context, _, name string) (*v1.ConfigMap, error) {

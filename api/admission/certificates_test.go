@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,10 +21,10 @@ import (
 	"mgr/pki"
 )
 
-// signers lets alice approve and sign for one signer, bob for all of its domain.
+// signers lets alice approve, sign and attest for one signer, bob for all of its domain.
 func signers(c *Config) {
 	c.Authorizer = authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
-		ok := a.GetResource() == "signers" && a.GetAPIGroup() == "certificates.k8s.io" && (a.GetVerb() == "approve" || a.GetVerb() == "sign")
+		ok := a.GetResource() == "signers" && a.GetAPIGroup() == "certificates.k8s.io" && slices.Contains([]string{"approve", "sign", "attest"}, a.GetVerb())
 		switch a.GetUser().GetName() {
 		case "alice":
 			ok = ok && a.GetName() == "example.com/signer"
@@ -104,5 +105,40 @@ func TestNobodyBecomesAnAdministratorByACertificateRequest(t *testing.T) {
 	}
 	if err := ask(client, "h"); err != nil {
 		t.Errorf("a plain group: %v", err)
+	}
+}
+
+func TestTrustInASignersNameNeedsItsOwnRight(t *testing.T) {
+	w := newWorld(signers)
+	bundle := func(signer, content string) *certificatesv1.ClusterTrustBundle {
+		return &certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: "b"},
+			Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: signer, TrustBundle: content}}
+	}
+	const signer = "example.com/signer"
+	collected := bundle(signer, "a")
+	collected.Finalizers = []string{"example.com/f"}
+	const refused = `user not permitted to attest for signerName "example.com/signer"`
+	for name, tt := range map[string]struct {
+		who      string
+		obj, old *certificatesv1.ClusterTrustBundle
+		want     string
+	}{
+		"for the signer":         {"alice", bundle(signer, "a"), nil, ""},
+		"for all of the domain":  {"bob", bundle(signer, "a"), nil, ""},
+		"without the right":      {"eve", bundle(signer, "a"), nil, refused},
+		"of nobody":              {"eve", bundle("", "a"), nil, ""},
+		"changed":                {"eve", bundle(signer, "b"), bundle(signer, "a"), refused},
+		"changed by who may":     {"alice", bundle(signer, "b"), bundle(signer, "a"), ""},
+		"only finalizers change": {"eve", collected, bundle(signer, "a"), ""},
+	} {
+		r := request{op: admission.Create, group: certificatesv1.GroupName, resource: "clustertrustbundles", kind: "ClusterTrustBundle",
+			name: "b", obj: tt.obj, user: &user.DefaultInfo{Name: tt.who}}
+		if tt.old != nil {
+			r.op, r.old = admission.Update, tt.old
+		}
+		err := w.do(r)
+		if (tt.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
 	}
 }

@@ -76,6 +76,7 @@ func New(c Config) admission.Interface {
 		&certificateApproval{on(admission.Update), c.Authorizer},
 		&certificateSigning{on(admission.Update), c.Authorizer},
 		&certificateSubjectRestriction{on(admission.Create)},
+		&trustBundleAttest{write(), c.Authorizer},
 		&defaultIngressClass{on(admission.Create), c.Reader},
 		// Last of those that change something; nothing looks at these labels.
 		&podTopology{on(admission.Create), c.Reader},

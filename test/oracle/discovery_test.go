@@ -24,7 +24,6 @@ var notServed = map[string]string{
 	"apiextensions.k8s.io":         "custom resources come later",
 	"apiregistration.k8s.io":       "API aggregation comes later",
 	"componentstatuses":            "deprecated; /readyz says more",
-	"clustertrustbundles":          "cluster trust bundles come later",
 	"pods/resize":                  "in-place resize comes with the agent's",
 }
 

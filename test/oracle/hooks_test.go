@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/client-go/tools/cache"
 	api "k8s.io/kubernetes/pkg/apis/core"
+	trustbundlestore "k8s.io/kubernetes/pkg/registry/certificates/clustertrustbundle/storage"
 	certificatestore "k8s.io/kubernetes/pkg/registry/certificates/podcertificaterequest/storage"
 	claimstore "k8s.io/kubernetes/pkg/registry/core/persistentvolumeclaim/storage"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
@@ -39,6 +40,12 @@ func storeOf(resource string) (*genericregistry.Store, error) {
 	switch resource {
 	case "persistentvolumeclaims":
 		r, _, err := claimstore.NewREST(options)
+		if err != nil {
+			return nil, err
+		}
+		return r.Store, nil
+	case "clustertrustbundles":
+		r, err := trustbundlestore.NewREST(options)
 		if err != nil {
 			return nil, err
 		}

@@ -137,7 +137,7 @@ func (d *openAPI) operations() map[string]string {
 	out := map[string]string{}
 	for path, item := range d.Paths {
 		resource := strings.Split(strings.TrimPrefix(path, "/"), "/")
-		if strings.Contains(path, "/watch/") || strings.HasSuffix(path, "/") || notServed[resource[len(resource)-1]] != "" || notServed["pods/"+resource[len(resource)-1]] != "" || strings.Contains(path, "/clustertrustbundles/") || strings.Contains(path, "/componentstatuses/") {
+		if strings.Contains(path, "/watch/") || strings.HasSuffix(path, "/") || notServed[resource[len(resource)-1]] != "" || notServed["pods/"+resource[len(resource)-1]] != "" || strings.Contains(path, "/componentstatuses/") {
 			continue
 		}
 		var shared []openAPIParameter

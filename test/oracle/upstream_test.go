@@ -24,6 +24,7 @@ import (
 	"k8s.io/kubernetes/pkg/registry/batch/cronjob"
 	"k8s.io/kubernetes/pkg/registry/batch/job"
 	"k8s.io/kubernetes/pkg/registry/certificates/certificates"
+	"k8s.io/kubernetes/pkg/registry/certificates/clustertrustbundle"
 	"k8s.io/kubernetes/pkg/registry/certificates/podcertificaterequest"
 	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
@@ -104,7 +105,7 @@ func upstream(r schema.GroupResource) (counterpart, bool) {
 	if in := groups[r.Group]; in != nil {
 		c, ok = in(r.Resource)
 	}
-	if r.Group == "" || r.Resource == "podcertificaterequests" {
+	if r.Group == "" || r.Resource == "podcertificaterequests" || r.Resource == "clustertrustbundles" {
 		store, err := storeOf(r.Resource)
 		if err != nil {
 			return c, false
@@ -199,6 +200,7 @@ func upstreamDRA(name string) (counterpart, bool) {
 func upstreamOther(r schema.GroupResource) (counterpart, bool) {
 	pcr := podcertificaterequest.NewStrategy()
 	c, ok := map[string]counterpart{
+		"clustertrustbundles.certificates.k8s.io": {main: clustertrustbundle.Strategy},
 		"podcertificaterequests.certificates.k8s.io": {main: pcr,
 			sub: status(podcertificaterequest.NewStatusStrategy(pcr, authorizerfactory.NewAlwaysAllowAuthorizer(), clock.RealClock{}))},
 		"cronjobs.batch": {main: cronjob.Strategy, sub: status(cronjob.StatusStrategy)},
