@@ -183,6 +183,12 @@ func New(cfg Config) (*Agent, error) {
 		Dir: filepath.Join(cfg.Dir, "pods"), Client: cfg.Client, Objects: a.objects,
 		Facts:      func(p *v1.Pod) env.Facts { return a.facts(p, nil) },
 		NodeLabels: a.nodeLabels, MountImage: a.mountImage, UnmountImage: a.runtime.UnmountImage,
+		NodeUID: a.nodeUID,
+		Warn: func(p *v1.Pod, reason, message string) {
+			if w := a.worker(string(p.UID)); w != nil {
+				w.refEvent(p, "", v1.EventTypeWarning, reason, "%s", message)
+			}
+		},
 	}
 	a.events = record.NewBroadcaster()
 	a.recorder = a.events.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.NodeName})

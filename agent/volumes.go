@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"mgr/agent/volume"
 	"mgr/failpoint"
@@ -95,6 +96,18 @@ func (a *Agent) nodeLabels() map[string]string {
 		return o.(*v1.Node).Labels
 	}
 	return a.cfg.Labels
+}
+
+// nodeUID is that of this node's object.
+func (a *Agent) nodeUID() (types.UID, error) {
+	o, ok, err := a.node.GetStore().GetByKey(a.cfg.NodeName)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", errors.New("the node's object is not known yet")
+	}
+	return o.(*v1.Node).UID, nil
 }
 
 // syncVolumes brings mounted content up to date after a change of what it shows, or before a token expires.

@@ -302,7 +302,7 @@ func TestTrustBundlesAreChecked(t *testing.T) {
 		"of nobody":            {"x", "", one, nil, ""},
 		"of nobody, a colon":   {named, "", one, nil, "metadata.name: FieldValueInvalid"},
 		"another's name":       {"example.com:other:x", signer, one, nil, "metadata.name: FieldValueInvalid"},
-		"no signer's name":     {"a:b", "a", one, nil, "metadata.name: FieldValueInvalid\nspec.signerName: FieldValueInvalid"},
+		"no signer's name":     {"a:b", "a", one, nil, "spec.signerName: FieldValueInvalid"},
 		"empty":                {"x", "", "", nil, badBundle},
 		"twice":                {"x", "", one + other + one, nil, badBundle},
 		"no CA":                {"x", "", leaf, nil, badBundle},

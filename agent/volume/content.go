@@ -135,6 +135,8 @@ func (c *content) projected(v *v1.ProjectedVolumeSource, volume string) error {
 			err = c.token(s.ServiceAccountToken, fmt.Sprintf("%s/%s/%d", c.pod.UID, volume, i), mode)
 		case s.ClusterTrustBundle != nil:
 			err = c.trust(s.ClusterTrustBundle, mode)
+		case s.PodCertificate != nil:
+			err = c.certificate(s.PodCertificate, fmt.Sprintf("%s/%s/%d", c.pod.UID, volume, i), mode)
 		default:
 			err = fmt.Errorf("projected volume source %d: this kind is not supported by this node", i)
 		}
@@ -154,9 +156,7 @@ func (c *content) token(src *v1.ServiceAccountTokenProjection, key string, mode 
 	if err != nil {
 		return unreadable{fmt.Errorf("failed to fetch token: %w", err)}
 	}
-	if c.next.IsZero() || t.refresh.Before(c.next) {
-		c.next = t.refresh
-	}
+	c.again(t.refresh)
 	return c.addPrivate(src.Path, []byte(t.value), mode)
 }
 

@@ -23,6 +23,7 @@ type Objects interface {
 	env.Objects
 	TrustBundle(ctx context.Context, name string) (*certificatesv1.ClusterTrustBundle, error)
 	TrustBundles(ctx context.Context) ([]*certificatesv1.ClusterTrustBundle, error)
+	CertificateRequest(ctx context.Context, pod *v1.Pod, name string) (*certificatesv1.PodCertificateRequest, error)
 }
 
 // trust puts the roots of one trust bundle in, or of all that match, as one file; of none, if there need not be any.

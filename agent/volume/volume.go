@@ -9,12 +9,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"mgr/agent/env"
@@ -40,8 +43,14 @@ type Manager struct {
 	MountImage   func(ctx context.Context, pod *v1.Pod, v *v1.Volume, path string) error
 	UnmountImage func(ctx context.Context, path string) error
 
-	mu     sync.Mutex
-	tokens map[string]token
+	// NodeUID is that of this node's object, of which requests for certificates tell.
+	NodeUID func() (types.UID, error)
+	// Warn makes an event about a pod; nil: nobody is told.
+	Warn func(pod *v1.Pod, reason, message string)
+
+	mu          sync.Mutex
+	tokens      map[string]token
+	credentials map[string]*credential
 }
 
 // Mount is a volume of a pod on this node.
@@ -84,7 +93,7 @@ func (m *Manager) PodDir(uid string) string { return filepath.Join(m.Dir, uid) }
 func (m *Manager) Mount(ctx context.Context, pod *v1.Pod) (mounts Mounts, next time.Time, err error) {
 	m.mu.Lock()
 	if m.tokens == nil {
-		m.tokens = map[string]token{}
+		m.tokens, m.credentials = map[string]token{}, map[string]*credential{}
 	}
 	m.mu.Unlock()
 	mounts = Mounts{}
@@ -187,11 +196,8 @@ func (m *Manager) Remove(ctx context.Context, uid string) error {
 // Unmount gives back the volumes of an ended pod; its other files stay.
 func (m *Manager) Unmount(ctx context.Context, uid string) error {
 	m.mu.Lock()
-	for key := range m.tokens {
-		if len(key) > len(uid) && key[:len(uid)+1] == uid+"/" {
-			delete(m.tokens, key)
-		}
-	}
+	maps.DeleteFunc(m.tokens, func(key string, _ token) bool { return strings.HasPrefix(key, uid+"/") })
+	maps.DeleteFunc(m.credentials, func(key string, _ *credential) bool { return strings.HasPrefix(key, uid+"/") })
 	m.mu.Unlock()
 	dir := m.PodDir(uid)
 	images, err := filepath.Glob(filepath.Join(dir, "volumes", "kubernetes.io~image", "*"))
