@@ -34,8 +34,8 @@ func clusterTrustBundle() *Kind {
 }
 
 func validateTrustBundle(f *findings, b, old *certificatesv1.ClusterTrustBundle) {
-	name, path := trustBundleName(b.Spec.SignerName), field.NewPath("spec")
-	f.add(apivalidation.ValidateObjectMeta(&b.ObjectMeta, false, name, field.NewPath("metadata"))...)
+	path := field.NewPath("spec")
+	metadataAnew(f, b, old, false, trustBundleName(b.Spec.SignerName))
 	if b.Spec.SignerName != "" {
 		f.signerName(path.Child("signerName"), b.Spec.SignerName)
 	}
@@ -44,7 +44,6 @@ func validateTrustBundle(f *findings, b, old *certificatesv1.ClusterTrustBundle)
 		f.trustAnchors(path.Child("trustBundle"), b.Spec.TrustBundle)
 	}
 	if old != nil {
-		f.add(apivalidation.ValidateObjectMetaUpdate(&b.ObjectMeta, &old.ObjectMeta, field.NewPath("metadata"))...)
 		f.immutable(path.Child("signerName"), b.Spec.SignerName, old.Spec.SignerName)
 	}
 }
