@@ -159,7 +159,8 @@ func (r *Runtime) create(ctx context.Context, s *sandbox, c *container, spec age
 func (r *Runtime) launch(ctx context.Context, s *sandbox, c *container, spec typeurl.Any, rootfs []mount.Mount) (stored bool, err error) {
 	s.life.Lock()
 	defer s.life.Unlock()
-	if s.tasks == 0 {
+	fresh := s.tasks == 0 || r.shims.missing(s.shim)
+	if fresh {
 		if s.shim, err = r.shims.claim(); err != nil {
 			return false, err
 		}
@@ -172,9 +173,9 @@ func (r *Runtime) launch(ctx context.Context, s *sandbox, c *container, spec typ
 		err = r.createTask(ctx, s, c, rootfs)
 	}
 	if err != nil {
-		if s.tasks == 0 && s.shim != nil {
+		if fresh {
 			// Nobody will ask it for anything, and a containerd that died meanwhile does not end it.
-			err = errors.Join(err, s.shim.proc.Kill())
+			err = errors.Join(err, r.shims.discard(s.shim))
 		}
 		return stored, err
 	}

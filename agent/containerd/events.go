@@ -21,6 +21,7 @@ const (
 	compareEvery = 30 * time.Second
 	retryEvery   = 200 * time.Millisecond
 	drainTime    = time.Second // for output still in the pipes of an ended container
+	deleteTries  = 5           // of a task, as long as containerd answers
 )
 
 // ending is how a container came to its end.
@@ -169,9 +170,11 @@ func (r *Runtime) bury(c *container, e ending) {
 	}
 }
 
-// deleteTask retries while containerd is away: without it the shim would stay for ever.
+// deleteTask retries while containerd is away: without it the shim would stay for ever. When containerd answers with an error, as
+// after a runc that was killed, it tries some times more; what is then left is for sweepStrangers.
 func (r *Runtime) deleteTask(c *container) error {
-	if s, err := r.sandboxOf(c.info.Pod.UID); err == nil {
+	s, err := r.sandboxOf(c.info.Pod.UID)
+	if err == nil {
 		s.life.Lock()
 		defer s.life.Unlock()
 		if c.task {
@@ -179,15 +182,22 @@ func (r *Runtime) deleteTask(c *container) error {
 			s.tasks--
 		}
 	}
-	for {
+	for tries := 1; ; {
 		_, err := r.tasks.Delete(r.ctx, &tasks.DeleteTaskRequest{ContainerID: c.info.ID})
 		err = errgrpc.ToNative(err)
 		if errdefs.IsNotFound(err) {
 			err = nil
 		}
 		if !errdefs.IsUnavailable(err) {
+			tries++
+		}
+		if err == nil || tries > deleteTries {
 			if c.io != nil {
 				c.io.detach()
+			}
+			if err == nil && s != nil && s.tasks == 0 {
+				// It has ended, unless it was a containerd that knew nothing of the task any more that answered.
+				err = r.shims.discard(s.shim)
 			}
 			return errors.Join(err, r.cgroups.Remove(c.cgroup))
 		}

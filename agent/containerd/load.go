@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -28,6 +29,10 @@ func (r *Runtime) loadContainers(ctx context.Context) error {
 		running[t.ID] = t
 	}
 	for _, e := range entries {
+		if e.Labels[labelPodUID] == "" { // see standIn
+			r.doubt.Store(true)
+			continue
+		}
 		c := fromLabels(e.ID, e.Labels, e.CreatedAt)
 		if s, ok := r.readStatus(e.ID); running[e.ID] == nil && (!ok || s.State == agent.ContainerCreated) {
 			r.discardUnstarted(c)
@@ -39,15 +44,38 @@ func (r *Runtime) loadContainers(ctx context.Context) error {
 				s.infra = e.ID
 			}
 		}
-		if s := r.sandboxes[c.info.Pod.UID]; s != nil && running[e.ID] != nil {
-			s.tasks++
-			c.task = true
+		if running[e.ID] == nil {
+			continue
 		}
-		if err := r.adopt(c, running[e.ID]); err != nil {
-			return fmt.Errorf("take over container %s: %w", e.ID, err)
+		if err := r.countTask(c); err != nil {
+			return err
+		}
+	}
+	// Only now, since a pod's shim ends with the last of its tasks that was counted.
+	for id, c := range maps.Clone(r.containers) {
+		if err := r.adopt(c, running[id]); err != nil {
+			return fmt.Errorf("take over container %s: %w", id, err)
 		}
 	}
 	return r.removeOrphans(ctx)
+}
+
+// countTask counts the task of an earlier agent's container among its pod's, and takes over their shim.
+func (r *Runtime) countTask(c *container) error {
+	s := r.sandboxes[c.info.Pod.UID]
+	if s == nil {
+		return nil
+	}
+	s.tasks++
+	c.task = true
+	sh, err := r.shims.adopt(c.info.ID)
+	if err != nil {
+		return fmt.Errorf("take over the shim of container %s: %w", c.info.ID, err)
+	}
+	if sh != nil {
+		s.shim = sh
+	}
+	return nil
 }
 
 // discardUnstarted removes a container whose agent died while it was being created: it has never run, so it has no end to tell of.

@@ -118,7 +118,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		noted: map[string]bool{}, cgroups: cgroups, appArmor: systemAppArmor(),
 	}
 	r.ctx, r.stop = context.WithCancel(scope(context.Background()))
-	r.shims.r = r
+	r.shims.r, r.shims.alive = r, map[*shim]struct{}{}
 	if err := r.load(scope(ctx)); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}

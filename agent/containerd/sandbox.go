@@ -30,7 +30,7 @@ type sandbox struct {
 	// life serialises making and burying tasks of the pod: they share a shim, which ends with its last task.
 	life  sync.Mutex
 	tasks int
-	shim  *shim // of the tasks; nil if containerd takes care of it, as after a restart of the agent
+	shim  *shim // of the tasks; nil if containerd takes care of it
 }
 
 // sandboxFile is the content of sandbox.json.
@@ -216,7 +216,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, podUID string) error {
 	r.mu.Lock()
 	delete(r.sandboxes, podUID)
 	r.mu.Unlock()
-	if s.shim == nil { // of an earlier agent: nobody has watched it
+	if s.shim == nil { // nobody has watched it
 		return r.shims.sweep()
 	}
 	return nil

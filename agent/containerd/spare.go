@@ -51,12 +51,23 @@ type shim struct {
 	home    string // directory of its socket
 	address string
 	proc    *process.Process
-	hold    *os.File // the other end of its standard input
+	hold    *os.File // the other end of its standard input; nil for one that an earlier agent started
+	used    bool     // it has been given to a pod; guarded by shims.mu
+	ended   chan struct{}
+}
+
+// dead says that the shim has been seen to end.
+func (sh *shim) dead() bool {
+	select {
+	case <-sh.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // open prepares for shims and starts the first.
 func (s *shims) open(ctx context.Context) error {
-	s.alive = map[*shim]struct{}{}
 	if s.r.cfg.Shim == "" {
 		return nil
 	}
@@ -72,29 +83,6 @@ func (s *shims) open(ctx context.Context) error {
 }
 
 func (s *shims) root() string { return filepath.Join(s.r.layout.Run, "shims") }
-
-// sweep removes the homes of shims that are dead: one that was killed could not do it itself.
-func (s *shims) sweep() error {
-	s.homes.Lock()
-	defer s.homes.Unlock()
-	entries, err := os.ReadDir(s.root())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("find the homes of shims: %w", err)
-	}
-	for _, e := range entries {
-		home := filepath.Join(s.root(), e.Name())
-		conn, err := net.Dial("unix", filepath.Join(home, "s"))
-		if err == nil {
-			_ = conn.Close()
-		}
-		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
-			if err := os.RemoveAll(home); err != nil {
-				return fmt.Errorf("remove the home of a dead shim: %w", err)
-			}
-		}
-	}
-	return nil
-}
 
 // makeHome makes a directory for a shim and a listener on the socket in it.
 func (s *shims) makeHome(id string) (home string, file *os.File, err error) {
@@ -121,11 +109,38 @@ func (s *shims) claim() (*shim, error) {
 	s.mu.Lock()
 	spare := s.spare
 	s.spare = nil
+	if spare != nil {
+		spare.used = true
+	}
 	s.mu.Unlock()
-	if spare != nil && !spare.proc.Dead() {
+	if spare != nil && !spare.dead() {
 		return spare, nil
 	}
-	return s.start()
+	sh, err := s.start()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh.used = true
+	return sh, nil
+}
+
+// missing says that a pod needs a new shim although containers run in what it had: that one has died, which containerd may not have
+// said yet, or it is none of ours.
+func (s *shims) missing(sh *shim) bool {
+	return s.r.cfg.Shim != "" && (sh == nil || sh.dead())
+}
+
+// discard ends a shim that has no container, and that no pod will give one: most have ended by themselves.
+func (s *shims) discard(sh *shim) error {
+	if sh == nil {
+		return nil
+	}
+	s.mu.Lock()
+	sh.used = false
+	s.mu.Unlock()
+	return sh.proc.Kill()
 }
 
 // refill starts the next spare after a while, so as not to compete with the pod that has just taken the last one.
@@ -185,30 +200,33 @@ func (s *shims) start() (*shim, error) {
 	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait(), hold.Close())
 	}
-	sh := &shim{home: home, address: "unix://" + filepath.Join(home, "s"), proc: proc, hold: hold}
+	sh := &shim{home: home, address: "unix://" + filepath.Join(home, "s"), proc: proc, hold: hold, ended: make(chan struct{})}
 	if err := errors.Join(cmd.Process.Release(), preferOverAgent(proc.Pid)); err != nil {
 		return nil, errors.Join(fmt.Errorf("start a shim: %w", err), proc.End(0), hold.Close())
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.watch(sh)
 	return sh, nil
 }
 
-// watch buries the shim when it ends.
+// watch buries the shim when it ends. The caller holds mu.
 func (s *shims) watch(sh *shim) {
-	s.mu.Lock()
 	s.alive[sh] = struct{}{}
 	if s.ended {
 		sh.proc.Interrupt()
 	}
-	s.mu.Unlock()
 	s.r.wg.Go(func() {
 		if sh.proc.Wait() {
+			close(sh.ended)
 			_ = os.RemoveAll(sh.home) // if it was killed; the next sweep tries again
 		}
 		s.mu.Lock()
 		delete(s.alive, sh)
 		s.mu.Unlock()
-		_ = sh.hold.Close()
+		if sh.hold != nil {
+			_ = sh.hold.Close()
+		}
 		_ = sh.proc.Close()
 	})
 }

@@ -12,9 +12,12 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sys/unix"
 
 	"mgr/agent/cgroup"
@@ -123,14 +126,43 @@ func (r *Runtime) sweepStored(ctx context.Context) error {
 // endTask kills and deletes a task that nobody knows.
 func (r *Runtime) endTask(ctx context.Context, id string) error {
 	r.cfg.Log.Info("ending a task that belongs to no container", "task", id)
+	if err := r.standIn(ctx, id); err != nil {
+		return fmt.Errorf("end the task %s: %w", id, err)
+	}
 	_, err := r.tasks.Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(unix.SIGKILL), All: true})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("end the task %s: %w", id, err)
 	}
-	// Not yet, perhaps: the next comparison tries again.
-	_, err = r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
-	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
-		return fmt.Errorf("remove the task %s: %w", id, err)
+	for tries := 1; ; tries++ {
+		_, err := r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+		if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
+			if err := r.store.Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+				return fmt.Errorf("remove the container of the task %s: %w", id, err)
+			}
+			return nil
+		}
+		if tries == deleteTries { // the next comparison tries again
+			return fmt.Errorf("remove the task %s: %w", id, err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retryEvery): // its processes take a moment to end
+		}
+	}
+}
+
+// standIn stores a container, without labels, for a task that has none in containerd's store any more: containerd can neither kill nor
+// delete such a task.
+func (r *Runtime) standIn(ctx context.Context, id string) error {
+	spec, err := typeurl.MarshalAny(&oci.Spec{})
+	if err != nil {
+		return err
+	}
+	r.doubt.Store(true) // if it is not removed again
+	entry := containers.Container{ID: id, Spec: spec, Runtime: containers.RuntimeInfo{Name: cmpOr(r.cfg.Runc, cmpOr(r.cfg.Shim, runtimeName))}}
+	if _, err := r.store.Create(ctx, entry); err != nil && !errdefs.IsAlreadyExists(err) {
+		return err
 	}
 	return nil
 }
