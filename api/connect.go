@@ -252,6 +252,11 @@ func (s *Server) toNode(w http.ResponseWriter, r *http.Request, node, path strin
 		rewrite.RoundTripper = rt
 		rt = rewrite
 	}
+	s.through(w, r, rt, node, path, query)
+}
+
+// through passes a request on to a node's agent by a transport to it.
+func (s *Server) through(w http.ResponseWriter, r *http.Request, rt http.RoundTripper, node, path string, query url.Values) {
 	p := &httputil.ReverseProxy{
 		Transport:     rt,
 		FlushInterval: -1,

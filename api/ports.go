@@ -34,7 +34,8 @@ type Explainer interface {
 
 // NodeDialer reaches an agent through the connection that the agent opened itself.
 type NodeDialer interface {
-	// RoundTripper sends HTTP requests to the node's agent, wherever its connection ends; an error names the node.
+	// RoundTripper sends HTTP requests to the node's agent, wherever its connection ends; an error names the node. It is an
+	// *http.Transport, whose dialer streams use.
 	RoundTripper(node string) (http.RoundTripper, error)
 }
 

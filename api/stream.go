@@ -38,13 +38,16 @@ func agentURL(node, path string, query url.Values) *url.URL {
 
 // execOrAttach connects the streams of a client with those of an agent.
 func (s *Server) execOrAttach(w http.ResponseWriter, r *http.Request, node, path string, o *streamOptions, query url.Values) {
-	if !wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
-		s.toNode(w, r, node, path, query, nil)
-		return
-	}
 	rt, err := s.node(node)
+	if err == nil {
+		rt, err = ending(rt, node)
+	}
 	if err != nil {
 		s.fail(w, r, err)
+		return
+	}
+	if !wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
+		s.through(w, r, rt, node, path, query)
 		return
 	}
 	// The translator itself never notices that its client is gone while the command is silent.

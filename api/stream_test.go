@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,14 +35,43 @@ import (
 type streamingAgent struct {
 	address string
 	gone    chan error
+	kill    func() // breaks all connections, as the death of an agent does
 }
 
 func newStreamingAgent(t *testing.T) *streamingAgent {
 	a := &streamingAgent{gone: make(chan error, 1)}
-	srv := httptest.NewServer(a)
+	srv := httptest.NewUnstartedServer(a)
+	srv.Listener = &breakable{Listener: srv.Listener}
+	srv.Start()
 	t.Cleanup(srv.Close)
+	a.kill = srv.Listener.(*breakable).breakAll
 	a.address = srv.Listener.Addr().String()
 	return a
+}
+
+// breakable is a listener that can break the connections it has accepted.
+type breakable struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (b *breakable) Accept() (net.Conn, error) {
+	conn, err := b.Listener.Accept()
+	if err == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.conns = append(b.conns, conn)
+	}
+	return conn, err
+}
+
+func (b *breakable) breakAll() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, conn := range b.conns {
+		conn.Close()
+	}
 }
 
 func (a *streamingAgent) RoundTripper(string) (http.RoundTripper, error) {
@@ -170,6 +200,47 @@ func TestExecEndsWithItsClient(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("the agent did not notice that the client has gone")
+	}
+}
+
+// A command whose agent dies did not succeed, whatever its client speaks. One that ends well has, and keeps its exit code.
+func TestExecWhoseAgentDies(t *testing.T) {
+	for name, dial := range map[string]func(*rest.Config, string) (clientcommand.Executor, error){
+		"WebSocket": func(c *rest.Config, u string) (clientcommand.Executor, error) {
+			return clientcommand.NewWebSocketExecutor(c, http.MethodGet, u)
+		},
+		"SPDY": func(c *rest.Config, u string) (clientcommand.Executor, error) {
+			at, err := url.Parse(u)
+			if err != nil {
+				return nil, err
+			}
+			return clientcommand.NewSPDYExecutor(c, http.MethodPost, at)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, config, pod := streaming(t)
+			run := func(command string, out io.Writer) error {
+				u := pod.JoinPath("exec")
+				u.RawQuery = "stdout=true&stderr=true&command=" + command
+				x, err := dial(config, u.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return x.StreamWithContext(t.Context(), clientcommand.StreamOptions{Stdout: out, Stderr: io.Discard})
+			}
+			if err := run("nothing", io.Discard); err != nil {
+				t.Errorf("a command that does nothing: %v", err)
+			}
+			var exit clientexec.CodeExitError
+			if err := run("fail", io.Discard); !errors.As(err, &exit) || exit.Code != 7 {
+				t.Errorf("a command that fails: %v", err)
+			}
+			begun := make(written)
+			go func() { <-begun; a.kill() }()
+			if err := run("wait", begun); err == nil || !strings.Contains(err.Error(), "the connection to node n1 broke before it had told how the command ended") {
+				t.Errorf("a command whose agent died: %v", err)
+			}
+		})
 	}
 }
 

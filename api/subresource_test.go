@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -134,15 +135,9 @@ func (a agent) RoundTripper(node string) (http.RoundTripper, error) {
 		return nil, fmt.Errorf("node %s: not connected", node)
 	}
 	srv := httptest.NewServer(a.Handler)
-	return dialTo{srv}, nil
-}
-
-type dialTo struct{ srv *httptest.Server }
-
-func (d dialTo) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.URL.Host = strings.TrimPrefix(d.srv.URL, "http://")
-	return http.DefaultTransport.RoundTrip(r)
+	return &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, srv.Listener.Addr().String())
+	}}, nil
 }
 
 func TestStreamsAndProxies(t *testing.T) {

@@ -265,7 +265,10 @@ var lineNumber = regexp.MustCompile(`(?m)^line (\d+) of many$`)
 func (m *matrix) checkSession() {
 	m.t.Helper()
 	select {
-	case <-m.session:
+	case out := <-m.session:
+		if out.Code == 0 {
+			m.t.Errorf("a session that was cut says that its command has succeeded: %+v", out)
+		}
 		cluster.Eventually(m.t, 20*time.Second, "the command of a session that was cut has ended", func(context.Context) error {
 			if pids := m.commands(); len(pids) > 0 {
 				return fmt.Errorf("it runs on as %v", pids)
