@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
+	"mgr/agent/evict"
 	"mgr/api/apitest"
 )
 
@@ -51,7 +52,8 @@ func (r *rig) start(change ...func(*Config)) {
 	cfg := Config{
 		NodeName: "n1", Dir: r.dir, Client: r.client, Runtime: r.runtime, Network: r.network,
 		NodeIPs: []netip.Addr{netip.MustParseAddr("10.99.0.9")}, ClusterDNS: netip.MustParseAddr("10.43.0.10"),
-		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		Log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		Eviction: evict.Config{Hard: map[string]string{}}, // however full the disk of this machine is
 	}
 	for _, f := range change {
 		f(&cfg)
