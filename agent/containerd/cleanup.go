@@ -63,14 +63,19 @@ func Cleanup(ctx context.Context, dir string) error {
 // socket, the directory of runc's records.
 func daemonProcesses(l Layout) ([]int, error) {
 	marks := map[string]string{"--config": l.Config(), "-address": l.Address(), "--root": filepath.Join(l.RuncRoot(), Namespace)}
-	return processes(func(args []string) bool {
+	return processes(withArgument(marks))
+}
+
+// withArgument matches what was started with one of the options and its value.
+func withArgument(marks map[string]string) func(args []string) bool {
+	return func(args []string) bool {
 		for i := range len(args) - 1 {
 			if mark := marks[args[i]]; mark != "" && args[i+1] == mark {
 				return true
 			}
 		}
 		return false
-	})
+	}
 }
 
 func processes(match func(args []string) bool) ([]int, error) {

@@ -45,7 +45,7 @@ func (l Layout) Log() string { return filepath.Join(l.Daemon(), "containerd.log"
 func (l Layout) Root() string { return filepath.Join(l.Daemon(), "root") }
 
 // State is where containerd keeps the bundles of running containers. Root of a container with a user namespace of its own must
-// be able to walk there, which it cannot below Dir.
+// be able to walk there, which it cannot below Dir. After an upgrade it may be a link: see KeepState.
 func (l Layout) State() string { return filepath.Join(l.Run, "state") }
 
 // Bin is where the embedded executables are unpacked.

@@ -86,6 +86,8 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 	}
 	if h, err := r.handler(spec.Handler); err != nil {
 		return agent.Sandbox{}, err
+	} else if spec.UserNS != nil && !h.UserNamespaces && keepsState(r.layout) {
+		return agent.Sandbox{}, errNotYetUserNS
 	} else if spec.UserNS != nil && !h.UserNamespaces {
 		return agent.Sandbox{}, errNoUserNS
 	}

@@ -25,11 +25,15 @@ import (
 var errNoUserNS = errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces: " +
 	"they need a kernel (5.19 or newer) and a file system that can map the owners of an overlay's files")
 
+// errNotYetUserNS refuses what it can do only where this version keeps containers.
+var errNotYetUserNS = errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces yet: " +
+	"it keeps containers that an older version of mgr had started; restart the machine")
+
 // allowUserNS lets pods have user namespaces if the kernel can map the owners of an image's files.
 func (r *Runtime) allowUserNS(ctx context.Context, snapshotter string) {
 	can, err := r.client.GetSnapshotterCapabilities(ctx, snapshotter)
 	for i := range r.handlers {
-		r.handlers[i].UserNamespaces = err == nil && slices.Contains(can, "remap-ids")
+		r.handlers[i].UserNamespaces = err == nil && slices.Contains(can, "remap-ids") && !keepsState(r.layout)
 	}
 }
 

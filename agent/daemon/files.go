@@ -38,6 +38,9 @@ state = {{printf "%q" .State}}
 
 // prepare makes the directories and the configuration file.
 func prepare(l containerd.Layout) error {
+	if err := containerd.KeepState(l); err != nil {
+		return err
+	}
 	for _, d := range []string{l.Root(), l.State(), l.Bin(), l.Run, l.ShimSockets(), l.RuncRoot()} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return fmt.Errorf("make containerd's directories: %w", err)
