@@ -91,7 +91,9 @@ func TestAgentsReadWhatTheirPodsReferTo(t *testing.T) {
 		for _, r := range []string{"nodes", "services", "namespaces", "endpoints"} {
 			allowed = append(allowed, ask{verb: v, resource: r})
 		}
-		allowed = append(allowed, ask{verb: v, group: "discovery.k8s.io", resource: "endpointslices"})
+		allowed = append(allowed, ask{verb: v, group: "discovery.k8s.io", resource: "endpointslices"},
+			ask{verb: v, group: "certificates.k8s.io", resource: "clustertrustbundles"},
+			ask{verb: v, group: "certificates.k8s.io", resource: "clustertrustbundles", name: "b"})
 		for _, s := range []string{"pull", "vol", "proj", "env", "from", "eph"} {
 			allowed = append(allowed, ask{verb: v, resource: "secrets", namespace: "ns", name: s})
 		}
@@ -150,6 +152,7 @@ func TestAgentsWriteOnlyTheirOwnNodeLeaseAndEvents(t *testing.T) {
 	for _, v := range []string{"create", "update", "patch", "delete", "deletecollection"} {
 		refused = append(refused, ask{verb: v, resource: "secrets", namespace: "ns", name: "vol"},
 			ask{verb: v, resource: "services", namespace: "ns", name: "s"},
+			ask{verb: v, group: "certificates.k8s.io", resource: "clustertrustbundles", name: "b"},
 			ask{verb: v, resource: "namespaces", name: "ns"})
 	}
 	decide(t, authorizer.DecisionAllow, []ask{

@@ -29,6 +29,7 @@ var nodeMay = map[string][]string{
 	"/nodes": readVerbs, "/namespaces": readVerbs, "/services": readVerbs, "/endpoints": readVerbs,
 	"discovery.k8s.io/endpointslices":                readVerbs,
 	"node.k8s.io/runtimeclasses":                     readVerbs,
+	"certificates.k8s.io/clustertrustbundles":        readVerbs,
 	"storage.k8s.io/csidrivers":                      readVerbs,
 	"/events":                                        {"create", "patch", "update"},
 	"events.k8s.io/events":                           {"create", "patch", "update"},
