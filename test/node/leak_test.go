@@ -367,7 +367,8 @@ func (s *storm) deletedWhileLost(t *testing.T) {
 		p.Name = fmt.Sprintf("leak-lost-%d", n)
 		p.Spec.NodeName = "node-2"
 		s.made = append(s.made, string(s.Create(p).UID))
-		s.Await(p.Name, "is ready", cluster.Ready)
+		// Not ready: one of them has a container that always crashes.
+		s.Await(p.Name, "is running", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
 	}
 	node := shared.Node("node-2")
 	node.Do(t, "fail")
