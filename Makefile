@@ -119,7 +119,7 @@ bin/kubectl: $(wildcard test/kubectl/*.go) go.mod go.sum
 # Kubernetes' tests, in a module of their own: the first build takes ten minutes.
 bin/conformance/e2e.test bin/conformance/agnhost &: test/conformance/go.mod test/conformance/go.sum
 	@mkdir -p bin/conformance
-	go test -C test/conformance -c -ldflags '-s -w' -o $(CURDIR)/bin/conformance/e2e.test k8s.io/kubernetes/test/e2e
+	go test -C test/conformance -c -ldflags '-s -w $(X)' -o $(CURDIR)/bin/conformance/e2e.test k8s.io/kubernetes/test/e2e
 	go build -C test/conformance -ldflags '-s -w' -o $(CURDIR)/bin/conformance/agnhost k8s.io/kubernetes/test/images/agnhost
 	@touch bin/conformance/e2e.test bin/conformance/agnhost
 
