@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 
 	"mgr/agent/cgroup"
@@ -17,11 +18,14 @@ import (
 func (r *rig) resize(name, requests, limits string) {
 	r.t.Helper()
 	pods := r.client.CoreV1().Pods("default")
-	p, err := pods.Get(r.t.Context(), name, metav1.GetOptions{})
-	if err == nil {
-		p.Spec.Containers[0].Resources = v1.ResourceRequirements{Requests: quantities(requests), Limits: quantities(limits)}
-		_, err = pods.UpdateResize(r.t.Context(), name, p, metav1.UpdateOptions{})
-	}
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error { // the agent writes the status meanwhile
+		p, err := pods.Get(r.t.Context(), name, metav1.GetOptions{})
+		if err == nil {
+			p.Spec.Containers[0].Resources = v1.ResourceRequirements{Requests: quantities(requests), Limits: quantities(limits)}
+			_, err = pods.UpdateResize(r.t.Context(), name, p, metav1.UpdateOptions{})
+		}
+		return err
+	})
 	if err != nil {
 		r.t.Fatalf("resizing %s: %v", name, err)
 	}
