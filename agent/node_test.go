@@ -31,6 +31,7 @@ import (
 	"mgr/agent/containerd"
 	"mgr/agent/daemon"
 	"mgr/agent/embedded"
+	"mgr/agent/evict"
 	"mgr/api/apitest"
 )
 
@@ -95,6 +96,7 @@ func (n *realNode) start() {
 		n.t.Fatal(err)
 	}
 	n.agent, err = agent.New(agent.Config{
+		Eviction: evict.Config{Hard: map[string]string{}}, // however full the disk of this machine is
 		NodeName: "n1", Dir: n.dir, Client: n.client, Runtime: r, Network: n.net, NodeIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
 		CgroupRoot: "agent-test", Log: n.log,
 	})
