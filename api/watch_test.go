@@ -79,6 +79,10 @@ func TestWatchContract(t *testing.T) {
 	s := apitest.New(t)
 	ctx := t.Context()
 	const writers, each = 8, 50
+	// At revision 0 there would be nothing to watch from: "0" asks for the state, which comes in the order of names.
+	if _, err := s.Client.CoreV1().ConfigMaps("default").Create(ctx, configMap("first", nil), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	for i := range writers {
 		wg.Go(func() {
@@ -106,7 +110,7 @@ func TestWatchContract(t *testing.T) {
 			}
 			defer w.Stop()
 			last, _ := strconv.ParseUint(list.ResourceVersion, 10, 64)
-			for seen < writers*each {
+			for seen < 1+writers*each {
 				e := next(t, w)
 				rv, _ := strconv.ParseUint(e.Object.(*corev1.ConfigMap).ResourceVersion, 10, 64)
 				if rv <= last {
