@@ -12,25 +12,34 @@ var ErrDiskHangs = errors.New("the disk of the data directory hangs")
 
 // attendant carries out operations of the disk, one after another, so that whoever asked can stop waiting. One goroutine runs work.
 type attendant struct {
-	jobs  chan func()
-	busy  chan struct{} // holds a token while an operation is under way
-	ended chan struct{}
+	jobs   chan func()
+	busy   chan struct{} // holds a token while an operation is under way
+	closed chan struct{} // nobody is to ask any more
+	ended  chan struct{}
 }
 
+// errStorageClosed: raft, which is not always waited for when it is shut down beside a sick disk, asked once more.
+var errStorageClosed = errors.New("the storage is closed")
+
 func newAttendant() *attendant {
-	return &attendant{jobs: make(chan func()), busy: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &attendant{jobs: make(chan func()), busy: make(chan struct{}, 1), closed: make(chan struct{}), ended: make(chan struct{})}
 }
 
 func (a *attendant) work() {
 	defer close(a.ended)
-	for job := range a.jobs {
-		job()
+	for {
+		select {
+		case job := <-a.jobs:
+			job()
+		case <-a.closed:
+			return
+		}
 	}
 }
 
 // close ends the attendant when nobody asks it any more. false: the disk still hangs at the end of patience, and the goroutine is left to it.
 func (a *attendant) close(patience time.Duration) bool {
-	close(a.jobs)
+	close(a.closed)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
@@ -53,7 +62,7 @@ func (a *attendant) do(deadline time.Duration, what func() error, undo, meanwhil
 	}
 	var settled atomic.Bool // by whoever comes first: the end of the operation or the end of patience
 	result := make(chan error, 1)
-	a.jobs <- func() {
+	job := func() {
 		defer func() { <-a.busy }()
 		err := what()
 		if settled.CompareAndSwap(false, true) {
@@ -61,6 +70,12 @@ func (a *attendant) do(deadline time.Duration, what func() error, undo, meanwhil
 		} else if err == nil {
 			undo()
 		}
+	}
+	select {
+	case a.jobs <- job:
+	case <-a.closed:
+		<-a.busy
+		return errStorageClosed
 	}
 	meanwhile()
 	select {
