@@ -127,3 +127,6 @@ func (n *Node) OpenGate() error {
 	n.setPatience(n.config.Timing.Heartbeat)
 	return nil
 }
+
+// Applied waits until index is applied here.
+func (n *Node) Applied(ctx context.Context, index uint64) error { return n.applied(ctx, index) }

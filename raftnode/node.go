@@ -119,8 +119,11 @@ type Node struct {
 
 	ctx  context.Context
 	stop context.CancelFunc
-	wg   sync.WaitGroup
-	once sync.Once
+	// working ends with ctx, or when the node has failed: nothing is applied any more.
+	working     context.Context
+	stopWorking context.CancelFunc
+	wg          sync.WaitGroup
+	once        sync.Once
 }
 
 // Open starts the peer with what its data directory has. A new peer waits there to be joined to a cluster, or for
@@ -159,6 +162,7 @@ func Open(c Config) (*Node, error) {
 	n.sickness.fail, n.sickness.reinstall = n.fail, n.reinstall
 	n.admitting = make(waitLock, 1)
 	n.ctx, n.stop = context.WithCancel(context.Background())
+	n.working, n.stopWorking = context.WithCancel(n.ctx)
 	n.chronicle.log, n.chronicle.self = c.Log, c.ID
 	n.beginScope(0)
 	n.anyReads, n.leaderReads = n.rounds(n.askReadIndex), n.rounds(n.confirmReadIndex)
@@ -292,6 +296,7 @@ func (n *Node) fail(err error) {
 	if n.failure.CompareAndSwap(nil, &err) {
 		n.config.Log.Error("this master stops", "error", err)
 		close(n.failed)
+		n.stopWorking()
 	}
 }
 

@@ -102,7 +102,7 @@ func (n *Node) ReadIndex(ctx context.Context) error {
 		index, err := n.anyReads.wait(ctx)
 		if err == nil {
 			failpoint.Hit("read.index.received")
-			err = n.fsm.WaitIndex(ctx, index)
+			err = n.applied(ctx, index)
 		}
 		if err == nil && n.Quarantined() == nil {
 			return nil
@@ -122,6 +122,18 @@ func (n *Node) ReadIndex(ctx context.Context) error {
 		// Ask anew: an answer to an earlier question is never used again.
 		n.pause(ctx, n.config.Timing.Heartbeat/20)
 	}
+}
+
+// applied returns once index is applied here, or when ctx ends or this node, which then applies nothing any more: not everybody who
+// reads has a context that ends.
+func (n *Node) applied(ctx context.Context, index uint64) error {
+	if n.fsm.State().Index() >= index {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.working, cancel)()
+	return n.fsm.WaitIndex(ctx, index)
 }
 
 // pause waits for a short time, less when ctx or the node ends.
