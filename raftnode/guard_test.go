@@ -78,7 +78,7 @@ func TestLogCache(t *testing.T) {
 
 // TestFailedPeerStops: an entry that cannot be read is not skipped.
 func TestFailedPeerStops(t *testing.T) {
-	n := &Node{fsm: fsm.New(fsm.Options{}), failed: make(chan struct{}), commits: commits{signal: make(chan struct{}, 1)}}
+	n := &Node{fsm: fsm.New(fsm.Options{}), failed: make(chan struct{}), stopWorking: func() {}, commits: commits{signal: make(chan struct{}, 1)}}
 	n.config.Log = newTestLog(t)
 	a := adapter{n}
 	bad := fsm.JoinEntry(nil)
@@ -145,7 +145,7 @@ func TestStuckTransfer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := &Node{failed: make(chan struct{})}
+				n := &Node{failed: make(chan struct{}), stopWorking: func() {}}
 				n.config.Log = newTestLog(t)
 				n.config.Timing.complete()
 				n.watchTransfer(errors.New("another error"))

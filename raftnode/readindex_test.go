@@ -19,7 +19,7 @@ func TestReadsEndWithTheNode(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- p.Node.Applied(context.Background(), 1<<40) }()
 		synctest.Wait()
-		c.Kill(p)
+		c.Stop(p)
 		select {
 		case err := <-ended:
 			if !errors.Is(err, context.Canceled) {
