@@ -116,7 +116,7 @@ func powerCycle(t *testing.T, node *cluster.Node) {
 		}
 		var errs []error
 		for line := range strings.Lines(string(text)) {
-			if path := strings.Fields(line)[1]; strings.HasPrefix(path, node.Layout.Dir+"/") {
+			if path := strings.Fields(line)[1]; strings.HasPrefix(path, node.Layout.Dir+"/") || strings.HasPrefix(path, node.Layout.Run+"/") {
 				errs = append(errs, unix.Unmount(path, unix.MNT_DETACH), errors.New(path))
 			}
 		}
