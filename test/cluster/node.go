@@ -100,11 +100,19 @@ func (n *Node) Do(t testing.TB, verb string) {
 	}
 }
 
+// signal is kill(2) for one process: number 0, of one that does not run now, would be the tests' own group.
+func signal(pid int, sig unix.Signal) error {
+	if pid <= 0 {
+		return unix.ESRCH
+	}
+	return unix.Kill(pid, sig)
+}
+
 // KillAgent kills the agent, or sends it another signal, and waits until its successor is at work.
 func (n *Node) KillAgent(t testing.TB, sig unix.Signal) {
 	t.Helper()
 	old := n.AgentPID(t)
-	if err := unix.Kill(old, sig); err != nil {
+	if err := signal(old, sig); err != nil {
 		t.Fatalf("signal %s of the agent, process %d: %v", sig, old, err)
 	}
 	n.AwaitAgent(t, old)
@@ -133,7 +141,7 @@ func (n *Node) AwaitAgent(t testing.TB, old int) {
 func (n *Node) KillContainerd(t testing.TB) {
 	t.Helper()
 	old := n.ContainerdPID()
-	if err := unix.Kill(old, unix.SIGKILL); err != nil {
+	if err := signal(old, unix.SIGKILL); err != nil {
 		t.Fatalf("kill containerd, process %d: %v", old, err)
 	}
 	Eventually(t, 30*time.Second, "another containerd runs", func(context.Context) error {
