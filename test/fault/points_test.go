@@ -197,6 +197,9 @@ func TestTableOfPoints(t *testing.T) {
 		delete(inSource, p.name)
 	}
 	for name, path := range inSource {
+		if strings.HasPrefix(path, filepath.Join(root, "agent")+"/") {
+			continue // a node's: test/node kills agents there
+		}
 		t.Errorf("%s: the point %s is not in the table", path, name)
 	}
 	for _, p := range allPoints() {
