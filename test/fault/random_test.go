@@ -23,6 +23,7 @@ import (
 // that is just coming back; and now and then the agent or the container runtime of a node with pods. Half of the kills are power
 // cuts: what a master had not synced is lost. MGR_KILLS says how many.
 func TestRandomKills(t *testing.T) {
+	t.Parallel() // as a whole
 	n := cluster.Number(t, "MGR_KILLS", 40)
 	killed := map[string]int{}
 	t.Run("kill", func(t *testing.T) { randomKills(t, "random", n/2, 1, killed) })
@@ -33,7 +34,7 @@ func TestRandomKills(t *testing.T) {
 func randomKills(t *testing.T, name string, n, nodes int, killed map[string]int, env ...string) {
 	o := withPoints(t, name, env...)
 	o.Nodes = nodes
-	w := Beside(t, o)
+	w := New(t, o)
 	if nodes > 0 {
 		w.deploy(t)
 	}
