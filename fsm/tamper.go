@@ -3,20 +3,28 @@
 package fsm
 
 // Tamper changes an object as if an entry had been applied wrongly, for tests of what notices: the state stays one in itself, and
-// differs from that of the peers.
+// differs from that of the peers. It is the object that was not written for longest, because the next write to it would
+// make the states equal again, perhaps before anybody compares.
 func (f *FSM) Tamper() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	table, oldest := 0, (*Object)(nil)
 	for at, t := range f.w.tables {
 		for _, o := range t.objects.Values() {
-			wrong := &Object{
-				Key: o.Key, UID: o.UID, Revision: o.Revision, Created: o.Created + 1, Data: o.Data, RevisionAt: o.RevisionAt, Claims: o.Claims, path: o.path,
+			if oldest == nil || o.Revision < oldest.Revision {
+				table, oldest = at, o
 			}
-			wrong.hash = wrong.sum()
-			f.w.replace(at, wrong, o)
-			f.w.mark()
-			f.publish()
-			return
 		}
 	}
+	if oldest == nil {
+		return
+	}
+	wrong := &Object{
+		Key: oldest.Key, UID: oldest.UID, Revision: oldest.Revision, Created: oldest.Created + 1, Data: oldest.Data, RevisionAt: oldest.RevisionAt,
+		Claims: oldest.Claims, path: oldest.path,
+	}
+	wrong.hash = wrong.sum()
+	f.w.replace(table, wrong, oldest)
+	f.w.mark()
+	f.publish()
 }

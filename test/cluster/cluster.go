@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -223,6 +224,15 @@ func (c *Cluster) must(t testing.TB, args ...string) string {
 
 // Must runs mgr and returns what it printed; the test fails when mgr does.
 func (c *Cluster) Must(t testing.TB, args ...string) string { t.Helper(); return c.must(t, args...) }
+
+// Made takes the answer to a creation, by name, that is tried until it succeeds: if the object is there already, an earlier try made it
+// and its answer was lost.
+func Made(err error) error {
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
 
 // Eventually waits up to limit for check to stop returning an error.
 func Eventually(t testing.TB, limit time.Duration, what string, check func(context.Context) error) {

@@ -141,7 +141,7 @@ func deployment(t *testing.T, w *fault.World, i int) {
 	}}
 	cluster.Eventually(t, 30*time.Second, "a Deployment is made", func(ctx context.Context) error {
 		_, err := w.Any().AppsV1().Deployments(fault.Namespace).Create(ctx, d, metav1.CreateOptions{})
-		return err
+		return cluster.Made(err)
 	})
 }
 

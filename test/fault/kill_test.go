@@ -14,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -292,9 +291,6 @@ func (w *World) pod(t *testing.T) {
 	}}
 	w.Anywhere(t, "a pod is taken", func(ctx context.Context, at kubernetes.Interface) error {
 		_, err := at.CoreV1().Pods(Namespace).Create(ctx, pod, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		return err
+		return cluster.Made(err)
 	})
 }

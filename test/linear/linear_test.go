@@ -14,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -70,10 +69,7 @@ func (w *world) killLeader(t *testing.T, i int, f *figures) {
 	}}
 	w.Anywhere(t, "a write is accepted", func(ctx context.Context, at kubernetes.Interface) error {
 		_, err := at.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		return err
+		return cluster.Made(err)
 	})
 	f.write = append(f.write, time.Since(began))
 	w.Anywhere(t, "the new scheduler places a pod", func(ctx context.Context, at kubernetes.Interface) error {

@@ -71,7 +71,7 @@ func (w *world) pauseRound(t *testing.T, round int, long bool, sum *paused) {
 	r := &load.Registers{Masters: w.Kubes, Namespace: fmt.Sprintf("pause-%d", round), Count: pauseKeys, Readers: true}
 	cluster.Eventually(t, 30*time.Second, "a namespace for the round", func(ctx context.Context) error {
 		_, err := w.Any().CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.Namespace}}, metav1.CreateOptions{})
-		return err
+		return cluster.Made(err)
 	})
 	if err := r.Make(t.Context()); err != nil {
 		t.Fatal(err)
