@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"mgr/agent/logs"
+	"mgr/tunnel/profiles"
 )
 
 // Handler serves the masters: kubelet's API, and a few paths of our own. It must be reachable through the tunnel only; it
@@ -32,6 +33,7 @@ import (
 //	POST /images/import     an OCI or docker archive → JSON list of names
 //	     /shutdown          end all pods as if the machine went down, answer when they have (POST); call it off (DELETE)
 //	     /podProxy/{ip:port}/…   HTTP to a pod, dialled from this node
+//	     /debug/pprof/…     profiles of the agent's process
 func (a *Agent) Handler() http.Handler {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	r.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
@@ -57,6 +59,7 @@ func (a *Agent) Handler() http.Handler {
 	r.HandleFunc("/portForward/{namespace}/{pod}", a.servePortForward)
 	r.HandleFunc("/portForward/{namespace}/{pod}/{uid}", a.servePortForward)
 	r.PathPrefix("/podProxy/{addr}").HandlerFunc(a.servePodProxy)
+	profiles.Route(r)
 	return r
 }
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/gorilla/mux"
 	"k8s.io/apimachinery/pkg/version"
+
+	"mgr/tunnel/profiles"
 )
 
 // Version is the level of the API that is served.
@@ -25,6 +27,7 @@ func Version() version.Info {
 func (s *Server) systemRoutes(r *mux.Router) {
 	r.Path("/version").HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { s.json(w, Version()) })
 	r.Path("/metrics").Handler(s.metrics.handler())
+	profiles.Route(r)
 	for _, probe := range []string{"healthz", "livez", "readyz"} {
 		checks := s.checks(probe)
 		r.Path("/" + probe).HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answerChecks(w, r, probe, checks, "") })

@@ -76,9 +76,9 @@ func TestFullDisk(t *testing.T) {
 	readEverywhere(peers)
 
 	leader.close(t)
-	second := untilLeads(t, nodes(peers[1:])...)
+	untilLeads(t, nodes(peers[1:])...)
 	readEverywhere(peers[1:])
-	until(t, "the new leader refuses writes", func() bool { return errors.Is(write(second), fsm.ErrFull) })
+	until(t, "the new leader refuses writes", func() bool { return errors.Is(write(untilLeads(t, nodes(peers[1:])...)), fsm.ErrFull) })
 
 	again := openDiskPeer(t, leader.config.ID, leader.config.Addr, leader.config.Dir, nil)
 	t.Cleanup(func() { again.close(t) })

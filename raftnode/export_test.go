@@ -130,3 +130,45 @@ func (n *Node) OpenGate() error {
 
 // Applied waits until index is applied here.
 func (n *Node) Applied(ctx context.Context, index uint64) error { return n.applied(ctx, index) }
+
+// SendSnapshot has this leader send a snapshot of its state as it is, which the caller may keep back while others are written, to a peer.
+func (n *Node) SendSnapshot(id, addr string) (send func() error, err error) {
+	if err := n.raft.Snapshot().Error(); err != nil {
+		return nil, err
+	}
+	list, err := n.snapshots.List()
+	if err != nil || len(list) == 0 {
+		return nil, errors.Join(errors.New("no snapshot"), err)
+	}
+	meta, state, err := n.snapshots.Open(list[0].ID)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		defer state.Close()
+		r := raft.InstallSnapshotRequest{
+			RPCHeader:       raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.config.ID), Addr: []byte(n.config.Addr)},
+			SnapshotVersion: meta.Version, Term: n.Term(), LastLogIndex: meta.Index, LastLogTerm: meta.Term,
+			Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex, Size: meta.Size,
+		}
+		var a raft.InstallSnapshotResponse
+		err := n.transport.InstallSnapshot(raft.ServerID(id), raft.ServerAddress(addr), &r, &a, state)
+		if err == nil && !a.Success {
+			err = errors.New("the snapshot was refused")
+		}
+		return err
+	}, nil
+}
+
+// KeepLittle leaves so few entries in the log after the next snapshot.
+func (n *Node) KeepLittle(entries uint64) { n.keepLog(entries) }
+
+// Fail ends this peer as damage or a failed sync does.
+func (n *Node) Fail(err error) { n.fail(err) }
+
+// Connections are those that others have to this peer, and it to them.
+func (n *Node) Connections() int {
+	n.streams.mu.Lock()
+	defer n.streams.mu.Unlock()
+	return len(n.streams.conns)
+}

@@ -30,8 +30,9 @@ import (
 type gate struct {
 	wire
 	store    *Storage
-	sick     func() error      // why the peer is quarantined, if it is
-	hear     func(command any) // is told what comes in, also what is refused
+	sick     func() error           // why the peer is quarantined, if it is
+	hear     func(command any)      // is told what comes in, also what is refused
+	applied  func() (uint64, error) // how far raft has applied; looked at on its main thread only
 	in       chan raft.RPC
 	writing  waitLock // held by whoever changes what is kept
 	mu       sync.Mutex
@@ -171,6 +172,8 @@ func (g *gate) refuses(command any) error {
 
 // pass hands on what the others send, until ctx is done.
 func (g *gate) pass(ctx context.Context) {
+	var answers sync.WaitGroup
+	defer answers.Wait()
 	for {
 		select {
 		case rpc := <-g.wire.Consumer():
@@ -179,6 +182,11 @@ func (g *gate) pass(ctx context.Context) {
 			if err := g.refuses(rpc.Command); err != nil {
 				refuse(rpc, err)
 				continue
+			}
+			if r, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
+				shown, answered := g.offered(ctx, rpc, r)
+				rpc = shown
+				answers.Go(answered)
 			}
 			select {
 			case g.in <- rpc:

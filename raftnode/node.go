@@ -65,6 +65,7 @@ type Node struct {
 	config    Config
 	fsm       *fsm.FSM
 	raft      *raft.Raft
+	running   atomic.Pointer[raft.Raft] // raft, for those whom it calls and who may be called while it starts
 	storage   *Storage
 	guard     *guard
 	votes     *guardedVote
@@ -230,6 +231,7 @@ func (n *Node) openTransport(log *hclogger) error {
 	if err != nil {
 		return err
 	}
+	n.gate.applied = n.appliedIndex
 	n.transport = newEarly(n.gate)
 	n.wg.Go(func() { n.gate.pass(n.ctx) })
 	return nil
@@ -300,12 +302,14 @@ func (n *Node) fail(err error) {
 	}
 }
 
-// shutDownFailed takes a failed peer out of the quorum.
+// shutDownFailed takes a failed peer out of the quorum. Its connections are closed at once: raft answers no request any more, and
+// whoever serves one would wait for that for ever; besides, the others learn by it that this peer is gone.
 func (n *Node) shutDownFailed() {
 	select {
 	case <-n.failed:
 		n.raft.Shutdown()
 		n.endFutures()
+		_ = n.streams.Close()
 	case <-n.ctx.Done():
 	}
 }

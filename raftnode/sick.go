@@ -130,6 +130,9 @@ func (n *Node) openRaft(log *hclogger) error {
 		n.raft, err = raft.NewRaft(n.raftConfig(log), adapter{n}, n.guard, n.votes, n.snapshots, n.transport)
 	})
 	opening.Wait()
+	if n.raft != nil {
+		n.running.Store(n.raft)
+	}
 	if failed := n.Err(); failed != nil {
 		return failed // raft would go on with an older snapshot
 	}

@@ -46,8 +46,9 @@ type Cluster struct {
 	Kube       kubernetes.Interface
 	Up         string // what `mgr up` printed
 
-	bin string
-	env []string
+	bin    string
+	env    []string
+	dumped sync.Once
 }
 
 // Binary is the built mgr: $MGR, or bin/mgr of this checkout.
@@ -121,6 +122,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if !o.Demo {
 		args = append(args, "--no-demo")
 	}
+	running.Store(c, root(t))
 	t.Cleanup(func() { c.stop(t, o, before) })
 	c.Up = c.must(t, append(args, o.Args...)...)
 	c.Hosts = local.NewClient(c.Dir)
@@ -136,29 +138,13 @@ func Start(t testing.TB, o Options) *Cluster {
 }
 
 func (c *Cluster) stop(t testing.TB, o Options, before map[string][]string) {
+	running.Delete(c)
 	if t.Failed() {
 		c.dump(t)
 	}
 	c.must(t, "down", "--dir", c.Dir)
 	for what, left := range diff(before, footprint(t, o, c.Dir)) {
 		t.Errorf("mgr down left %s behind: %s", what, strings.Join(left, "; "))
-	}
-}
-
-// dump shows the end of every host's log.
-func (c *Cluster) dump(t testing.TB) {
-	logs, err := filepath.Glob(filepath.Join(c.Dir, "*", "mgr.log"))
-	if err != nil {
-		t.Log(err)
-	}
-	for _, path := range logs {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Log(err)
-			continue
-		}
-		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-		t.Logf("--- %s\n%s", path, strings.Join(lines[max(0, len(lines)-40):], "\n"))
 	}
 }
 
@@ -252,6 +238,7 @@ func Eventually(t testing.TB, limit time.Duration, what string, check func(conte
 		}
 		select {
 		case <-ctx.Done():
+			dumpAll(t)
 			t.Fatalf("%s: not within %s: %v", what, limit, errors.Join(last, ctx.Err()))
 		case <-tick.C:
 		}

@@ -28,6 +28,7 @@ type trigger string
 
 const (
 	byLoad     trigger = "load"     // requests that go on all the time
+	byWatch    trigger = "watch"    // somebody watches there what the load writes
 	byStart    trigger = "start"    // the master is killed and starts anew, from its disk
 	byElection trigger = "election" // the leader is killed; whoever follows it reaches the point
 	byHandover trigger = "handover" // the master is stopped as an administrator does
@@ -94,9 +95,9 @@ var points = []point{
 	everywhere("read.index.received"),
 	{"forward.send.before", map[role]trigger{follower: byLoad}, "a leader has nobody to hand a request to; a joiner serves nobody yet"},
 	{"forward.answered", map[role]trigger{follower: byLoad}, "as above"},
-	{"watch.send", map[role]trigger{leader: byLoad, follower: byLoad}, "a joiner has no watchers yet"},
-	{"watch.flush.before", map[role]trigger{leader: byLoad, follower: byLoad}, "as above"},
-	{"watch.flush.after", map[role]trigger{leader: byLoad, follower: byLoad}, "as above"},
+	{"watch.send", map[role]trigger{leader: byWatch, follower: byWatch}, "a joiner has no watchers yet"},
+	{"watch.flush.before", map[role]trigger{leader: byWatch, follower: byWatch}, "as above"},
+	{"watch.flush.after", map[role]trigger{leader: byWatch, follower: byWatch}, "as above"},
 
 	leading("config.change.sent", byJoin),
 	leading("config.change.committed", byJoin),
