@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -92,7 +93,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, spec agent.ContainerSpec)
 	c := newContainer(id)
 	c.info = agent.Container{
 		ID: id, Pod: spec.Pod, Name: spec.Name, Kind: spec.Kind, Attempt: spec.Attempt, Image: spec.Image,
-		ImageID: cmpOr(spec.ImageID, image.id), Hash: spec.Hash, State: agent.ContainerCreated, LogPath: spec.LogPath, Created: time.Now(),
+		ImageID: cmp.Or(spec.ImageID, image.id), Hash: spec.Hash, State: agent.ContainerCreated, LogPath: spec.LogPath, Created: time.Now(),
 	}
 	c.stopSignal = image.config.StopSignal
 	c.stdin, c.stdinOnce, c.tty = spec.Stdin, spec.StdinOnce, spec.TTY
@@ -188,7 +189,7 @@ func (r *Runtime) launch(ctx context.Context, s *sandbox, c *container, spec typ
 func (r *Runtime) record(ctx context.Context, c *container, spec typeurl.Any, sh *shim) error {
 	entry := containers.Container{
 		ID: c.info.ID, Labels: c.labels(), Image: c.info.Image, Spec: spec,
-		Runtime: containers.RuntimeInfo{Name: cmpOr(r.cfg.Runc, cmpOr(r.cfg.Shim, runtimeName))},
+		Runtime: containers.RuntimeInfo{Name: cmp.Or(r.cfg.Runc, cmp.Or(r.cfg.Shim, runtimeName))},
 	}
 	if sh != nil {
 		entry.SandboxID = sandboxID
@@ -228,7 +229,7 @@ func (r *Runtime) createTask(ctx context.Context, s *sandbox, c *container, root
 	if err != nil {
 		return err
 	}
-	opts, err := typeurl.MarshalAnyToProto(&options.Options{Root: r.layout.RuncRoot(), BinaryName: cmpOr(h.path, r.cfg.Runc)})
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{Root: r.layout.RuncRoot(), BinaryName: cmp.Or(h.path, r.cfg.Runc)})
 	if err != nil {
 		return err
 	}

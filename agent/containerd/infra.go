@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func (r *Runtime) startInfra(ctx context.Context, s *sandbox) error {
 	defer r.use(id)()
 	c := newContainer(id)
 	c.info = agent.Container{ID: id, Pod: s.spec.Pod, Name: kindInfra, Kind: kindInfra, State: agent.ContainerCreated, Created: time.Now()}
-	c.cgroup = filepath.Join("/", cmpOr(s.spec.CgroupParent, Namespace), id)
+	c.cgroup = filepath.Join("/", cmp.Or(s.spec.CgroupParent, Namespace), id)
 	encoded, err := r.infraSpec(c, s)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,10 +93,10 @@ var _ agent.Runtime = (*Runtime)(nil)
 // Open connects to containerd and finds again the sandboxes and containers of an earlier agent, whose output it goes on
 // recording. It needs root.
 func Open(ctx context.Context, cfg Config) (*Runtime, error) {
-	cfg.RegistryHosts = cmpOr(cfg.RegistryHosts, "/etc/containerd/certs.d")
-	cfg.PullPatience = cmpOr(cfg.PullPatience, 5*time.Minute)
-	cfg.LogSize = cmpOr(cfg.LogSize, 10<<20)
-	cfg.LogFiles = cmpOr(cfg.LogFiles, 5)
+	cfg.RegistryHosts = cmp.Or(cfg.RegistryHosts, "/etc/containerd/certs.d")
+	cfg.PullPatience = cmp.Or(cfg.PullPatience, 5*time.Minute)
+	cfg.LogSize = cmp.Or(cfg.LogSize, 10<<20)
+	cfg.LogFiles = cmp.Or(cfg.LogFiles, 5)
 	cgroups, err := cgroup.Host()
 	if err != nil {
 		return nil, err
@@ -213,14 +214,6 @@ var silent = func() *logrus.Entry {
 // scope gives ctx our containerd namespace, which every service wants.
 func scope(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(log.WithLogger(ctx, silent), Namespace)
-}
-
-func cmpOr[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }
 
 func trimV(version string) string { return strings.TrimPrefix(version, "v") }

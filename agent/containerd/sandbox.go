@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -108,7 +109,7 @@ func (r *Runtime) EnsureSandbox(ctx context.Context, spec agent.SandboxSpec) (ag
 		return s.face(), r.ensureInfra(ctx, s)
 	}
 	s.spec, s.created = spec, time.Now()
-	err := r.noteCgroup(filepath.Dir(filepath.Join("/", cmpOr(spec.CgroupParent, Namespace+"/pod"))))
+	err := r.noteCgroup(filepath.Dir(filepath.Join("/", cmp.Or(spec.CgroupParent, Namespace+"/pod"))))
 	if err == nil {
 		err = s.make()
 	}

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ func (b *specBuilder) process() error {
 	if len(p.Args) == 0 {
 		return fmt.Errorf("neither image %s nor the container says which command to run", b.image.name)
 	}
-	p.Cwd = cmpOr(cmpOr(b.spec.WorkingDir, b.image.config.WorkingDir), "/")
+	p.Cwd = cmp.Or(cmp.Or(b.spec.WorkingDir, b.image.config.WorkingDir), "/")
 	p.Terminal = b.spec.TTY
 	p.NoNewPrivileges = b.spec.NoNewPrivileges && !b.spec.Privileged
 	p.Rlimits = nil // containerd's own
@@ -265,7 +266,7 @@ func (b *specBuilder) resources(c *container) {
 		cpu.Shares = &b.spec.CPUShares
 	}
 	if b.spec.CPUQuota > 0 {
-		period := cmpOr(b.spec.CPUPeriod, 100_000)
+		period := cmp.Or(b.spec.CPUPeriod, 100_000)
 		cpu.Quota, cpu.Period = &b.spec.CPUQuota, &period
 	}
 	if cpu.Shares != nil || cpu.Quota != nil {
@@ -308,7 +309,7 @@ func (b *specBuilder) privileged(ctx context.Context) error {
 // devices gives single devices of the host.
 func (b *specBuilder) devices(ctx context.Context) error {
 	for _, d := range b.spec.Devices {
-		if err := oci.WithDevices(d.Host, d.Path, cmpOr(d.Access, "rwm"))(ctx, nil, nil, b.Spec); err != nil {
+		if err := oci.WithDevices(d.Host, d.Path, cmp.Or(d.Access, "rwm"))(ctx, nil, nil, b.Spec); err != nil {
 			return fmt.Errorf("device %s: %w", d.Host, err)
 		}
 	}

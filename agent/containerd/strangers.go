@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -160,7 +161,7 @@ func (r *Runtime) standIn(ctx context.Context, id string) error {
 		return err
 	}
 	r.doubt.Store(true) // if it is not removed again
-	entry := containers.Container{ID: id, Spec: spec, Runtime: containers.RuntimeInfo{Name: cmpOr(r.cfg.Runc, cmpOr(r.cfg.Shim, runtimeName))}}
+	entry := containers.Container{ID: id, Spec: spec, Runtime: containers.RuntimeInfo{Name: cmp.Or(r.cfg.Runc, cmp.Or(r.cfg.Shim, runtimeName))}}
 	if _, err := r.store.Create(ctx, entry); err != nil && !errdefs.IsAlreadyExists(err) {
 		return err
 	}
