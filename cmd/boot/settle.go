@@ -12,24 +12,66 @@ import (
 	"time"
 )
 
-// settledAfter is when a process has done what only its start needed.
-const settledAfter = 20 * time.Second
+// A process is settled when it has used less than restingCPU of a processor for settledAfter.
+const (
+	settledAfter = 20 * time.Second
+	restingCPU   = 0.05
+	worthIt      = 8 << 20 // bytes of the binary that were read since they were given back
+)
 
-// settle gives memory back once: garbage of the start, and the pages of the binary that were read on the way (tables of types,
-// initialisers, and what the kernel mapped around them) – most of what an idle process holds. Pages that are needed again come from
-// the page cache.
+// settle gives memory back: once, garbage of the start, and whenever the process rests after work, the pages of the binary that it read
+// on the way (tables of types and of stack frames, initialisers, and what the kernel mapped around them), which are most of what
+// an idle process holds. Pages that are needed again come from the page cache: a fault for each 64 KiB.
 func settle(ctx context.Context, log *slog.Logger) {
-	timer := time.NewTimer(settledAfter)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return
-	case <-timer.C:
+	tick := time.NewTicker(settledAfter)
+	defer tick.Stop()
+	var before time.Duration
+	var kept int64 // what the process needs at rest; 0: to be seen
+	for first := true; ; first = false {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := cpuTime()
+		rests := now-before < time.Duration(restingCPU*float64(settledAfter))
+		before = now
+		if first {
+			debug.FreeOSMemory()
+		} else if now := fileMemory(); kept == 0 {
+			kept = now
+			continue
+		} else if !rests || now < kept+worthIt {
+			continue
+		}
+		if err := dropBinary(); err != nil {
+			log.Debug("the binary's pages stay in memory", "err", err)
+			return
+		}
+		kept = 0
 	}
-	debug.FreeOSMemory()
-	if err := dropBinary(); err != nil {
-		log.Debug("the binary's pages stay in memory", "err", err)
+}
+
+// cpuTime is what this process has used.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
 	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// fileMemory is how many bytes of files this process has mapped and in memory; 0: not known.
+func fileMemory() int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, resident, shared int64
+	if _, err := fmt.Sscan(string(b), &size, &resident, &shared); err != nil {
+		return 0
+	}
+	return shared * int64(os.Getpagesize())
 }
 
 // dropBinary unmaps the pages of the read-only parts of this process's binary; the mapping itself stays.
