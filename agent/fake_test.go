@@ -292,7 +292,7 @@ func (f *fakeRuntime) RemoveImage(_ context.Context, id string) error {
 	return nil
 }
 
-func (f *fakeRuntime) DropUnfinished(context.Context) error { return nil }
+func (f *fakeRuntime) Reclaim(context.Context) error { return nil }
 
 func (f *fakeRuntime) MountImage(_ context.Context, ref, path string) error {
 	f.mu.Lock()

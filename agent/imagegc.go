@@ -160,7 +160,7 @@ func (k *imageKeeper) collect(ctx context.Context, now time.Time) error {
 	}
 	want := capacity * int64(100-k.cfg.GCLow) / 100
 	enough := func() bool { _, available, err := k.disk(); return err == nil && available >= want }
-	if err := k.runtime.DropUnfinished(ctx); err != nil {
+	if err := k.runtime.Reclaim(ctx); err != nil {
 		return err
 	}
 	_, freed, err := k.remove(ctx, images, now, func(Image) bool { return true }, enough)
@@ -185,7 +185,7 @@ func (k *imageKeeper) deleteUnused(ctx context.Context) error {
 	now := time.Now()
 	images, err := k.candidates(ctx, now)
 	if err == nil {
-		err = k.runtime.DropUnfinished(ctx)
+		err = k.runtime.Reclaim(ctx)
 	}
 	if err == nil {
 		_, _, err = k.remove(ctx, images, now, func(Image) bool { return true }, func() bool { return false })

@@ -57,8 +57,9 @@ type Runtime interface {
 	Import(ctx context.Context, archive io.Reader) ([]string, error)
 	Images(ctx context.Context) ([]Image, error)
 	RemoveImage(ctx context.Context, ref string) error
-	// DropUnfinished removes what failed pulls have left for their next attempt.
-	DropUnfinished(ctx context.Context) error
+	// Reclaim removes what failed pulls have left for their next attempt. When it returns the disk has the room of all that was removed
+	// before, containers among it; without it that takes a while.
+	Reclaim(ctx context.Context) error
 	// MountImage mounts the merged layers of an image that is on this node at an existing directory, read-only. UnmountImage
 	// reverses it; it finds nothing to do when that has been done. The image may be removed meanwhile: the mount stays.
 	MountImage(ctx context.Context, ref, path string) error

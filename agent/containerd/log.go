@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -28,7 +29,8 @@ const logLook = time.Second
 //
 // F is a full line or the last part of one, P a part that is followed by another. When the file grows beyond its limit it is
 // renamed to <path>.<time> and a new one begun; of these the newest are kept. A file that somebody removes is made anew. What a full
-// or broken disk does not take is dropped, and counted: a container that waited for its log would hang with all that depends on it.
+// disk does not take stays in the container's pipe while there is room in it; then it is dropped, and counted, as what a broken
+// disk does not take: a container that waited for its log would hang with all that depends on it.
 type logWriter struct {
 	path   string // "": nothing is recorded
 	limit  int64
@@ -88,16 +90,24 @@ func endOfEntries(f *os.File) (int64, error) {
 }
 
 // write appends entries. They go to the file whole, so a reader never sees half a line of ours. A file is over the limit by at most
-// one entry.
-func (w *logWriter) write(stream string, lines []logLine) {
+// one entry. false: the disk is full and nothing was written, and the caller, which said that it is patient, shall come again.
+func (w *logWriter) write(stream string, lines []logLine, patient bool) bool {
 	if w.path == "" || len(lines) == 0 {
-		return
+		return true
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
 	err := w.ready(now)
 	waiting := 0 // entries in buf
+	failed := func(entries, written int, err error) bool {
+		if patient && written == 0 && errors.Is(err, syscall.ENOSPC) {
+			w.buf = w.buf[:0]
+			return false
+		}
+		w.drop(entries, err)
+		return true
+	}
 	for i, l := range lines {
 		if err == nil && w.size+int64(len(w.buf)) >= w.limit {
 			if err = w.flush(&waiting); err == nil {
@@ -105,8 +115,7 @@ func (w *logWriter) write(stream string, lines []logLine) {
 			}
 		}
 		if err != nil {
-			w.drop(waiting+len(lines)-i, err)
-			return
+			return failed(waiting+len(lines)-i, i-waiting, err)
 		}
 		w.buf = now.UTC().AppendFormat(w.buf, time.RFC3339Nano)
 		w.buf = append(w.buf, ' ')
@@ -121,8 +130,9 @@ func (w *logWriter) write(stream string, lines []logLine) {
 		waiting++
 	}
 	if err := w.flush(&waiting); err != nil {
-		w.drop(waiting, err)
+		return failed(waiting, len(lines)-waiting, err)
 	}
+	return true
 }
 
 // drop counts entries that are lost, and says so once.

@@ -82,13 +82,13 @@ func TestRotationKeepsItsOrderWhenTheClockGoesBack(t *testing.T) {
 	now := time.Now().UTC()
 	for i, at := range []time.Time{now, now.Add(-time.Hour), now.Add(-2 * time.Hour), now.Add(-time.Minute)} {
 		more, _ := lines(i, i+1)
-		w.write("stdout", more)
+		w.write("stdout", more, false)
 		if err := w.rotate(at); err != nil {
 			t.Fatal(err)
 		}
 	}
 	more, _ := lines(4, 5)
-	w.write("stdout", more)
+	w.write("stdout", more, false)
 	if got := full(t, path); got != "line 2\nline 3\nline 4\n" {
 		t.Errorf("the newest three files hold %q", got)
 	}
@@ -106,13 +106,13 @@ func TestALogThatSomebodyTouches(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "c", "0.log")
 		w := newTestLog(t, path, 200)
 		first, _ := lines(0, 3)
-		w.write("stdout", first)
+		w.write("stdout", first, false)
 		if err := touch(path); err != nil {
 			t.Fatal(err)
 		}
 		w.looked = time.Time{} // a second later
 		second, want := lines(3, 6)
-		w.write("stdout", second)
+		w.write("stdout", second, false)
 		if got := full(t, path); got != want {
 			t.Errorf("%s: then the log is %q", name, got)
 		}
@@ -121,12 +121,12 @@ func TestALogThatSomebodyTouches(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")
 	w := newTestLog(t, path, 100)
 	first, _ := lines(0, 2)
-	w.write("stdout", first)
+	w.write("stdout", first, false)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	second, _ := lines(2, 40)
-	w.write("stdout", second)
+	w.write("stdout", second, false)
 	if got := full(t, path); !strings.HasSuffix(got, "line 38\nline 39\n") {
 		t.Errorf("removed before a rotation: %q", got)
 	}
@@ -146,12 +146,12 @@ func TestFullDisk(t *testing.T) {
 	path, ballast := filepath.Join(dir, "0.log"), filepath.Join(dir, "ballast")
 	w := newTestLog(t, path, 1<<20)
 	first, want := lines(0, 100)
-	w.write("stdout", first)
+	w.write("stdout", first, false)
 	if err := os.WriteFile(ballast, make([]byte, 64<<10), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
 	lost, _ := lines(100, 2000) // some of it would still fit
-	w.write("stdout", lost)
+	w.write("stdout", lost, false)
 	if w.dropped == 0 {
 		t.Fatal("nothing was dropped")
 	}
@@ -159,7 +159,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	last, more := lines(2000, 2010)
-	w.write("stdout", last)
+	w.write("stdout", last, false)
 	if got := full(t, path); got != want+more || w.dropped != 0 {
 		t.Errorf("%d lines are in the log, ends with %q", strings.Count(got, "\n"), got[max(0, len(got)-40):])
 	}
@@ -198,7 +198,7 @@ func crash(t *testing.T, dir string, w *logWriter, fresh bool, step string) {
 				}
 			}
 		}},
-		{"logged", func() { w.write("stdout", entries) }},
+		{"logged", func() { w.write("stdout", entries, false) }},
 		{"taken", func() {
 			if err := pipe.take(used, k.buf); err != nil {
 				t.Fatal(err)
@@ -315,7 +315,7 @@ func TestReadersAcrossManyRotations(t *testing.T) {
 	_, want := lines(0, count)
 	for i := 0; i < count; i += 10 {
 		more, _ := lines(i, i+10)
-		w.write("stdout", more)
+		w.write("stdout", more, false)
 		if i%2000 == 0 {
 			if got := full(t, path); !strings.HasPrefix(want, got) || strings.Count(got, "\n") != i+10 {
 				t.Fatalf("after %d lines the log has %d", i+10, strings.Count(got, "\n"))

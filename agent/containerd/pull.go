@@ -175,7 +175,7 @@ func (r *Runtime) endLease(ctx context.Context, id string, wait bool) error {
 		options = append(options, leases.SynchronousDelete)
 	}
 	if err := r.client.LeasesService().Delete(ctx, leases.Lease{ID: id}, options...); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("end the lease of a pull: %w", err)
+		return fmt.Errorf("end lease %s: %w", id, err)
 	}
 	return nil
 }
@@ -184,8 +184,8 @@ func noRoom(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) // containerd's errors come as text
 }
 
-// DropUnfinished implements agent.Runtime.
-func (r *Runtime) DropUnfinished(ctx context.Context) error {
+// Reclaim implements agent.Runtime.
+func (r *Runtime) Reclaim(ctx context.Context) error {
 	ctx = scope(ctx)
 	all, err := r.client.LeasesService().List(ctx)
 	if err != nil {
@@ -197,11 +197,20 @@ func (r *Runtime) DropUnfinished(ctx context.Context) error {
 		}
 		unused := r.pulling.add(l.ID, 1) == 1 // nobody begins with it meanwhile and finds it gone
 		if unused {
-			err = errors.Join(err, r.endLease(ctx, l.ID, true))
+			err = errors.Join(err, r.endLease(ctx, l.ID, false))
 		}
 		r.pulling.add(l.ID, -1)
 	}
-	return err
+	return errors.Join(err, r.collect(ctx))
+}
+
+// collect has containerd give back what nothing holds any more, and waits for it. It does so when a lease ends, if told to wait.
+func (r *Runtime) collect(ctx context.Context) error {
+	lease, err := r.client.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Minute))
+	if err != nil {
+		return fmt.Errorf("collect garbage: %w", err)
+	}
+	return r.endLease(ctx, lease.ID, true)
 }
 
 // keys are what a pull may show to whom.

@@ -271,7 +271,7 @@ func TestInterruptedPullGoesOn(t *testing.T) {
 	if size := n.contentSize(); size < before+3<<20 {
 		t.Errorf("an unfinished pull has left %d bytes", size-before)
 	}
-	if err := n.DropUnfinished(t.Context()); err != nil {
+	if err := n.Reclaim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	n.eventually("the parts of an unfinished pull are gone", func() bool { return n.contentSize() < before+1<<20 })

@@ -41,6 +41,7 @@ type stdio struct {
 	paths  fifoPaths
 	log    *logWriter
 	logger *slog.Logger
+	ctx    context.Context // until it is detached
 	cancel context.CancelFunc
 	done   chan struct{} // closed when all pumps have ended
 
@@ -76,7 +77,7 @@ func (r *Runtime) openIO(c *container, adopt bool) error {
 		return errors.Join(fmt.Errorf("make the container's pipes: %w", err), log.close())
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
-	s := &stdio{paths: paths, log: log, logger: r.cfg.Log.With("container", c.info.ID), cancel: cancel,
+	s := &stdio{paths: paths, log: log, logger: r.cfg.Log.With("container", c.info.ID), ctx: ctx, cancel: cancel,
 		done: make(chan struct{}), attached: map[*attachment]struct{}{}}
 	for stream, path := range map[string]string{"stdout": paths.stdout, "stderr": paths.stderr} {
 		if path == "" {
@@ -134,14 +135,21 @@ func (s *stdio) closeOutputs() error {
 	return errors.Join(errs...)
 }
 
+// A log that finds no room is tried again so often, as long as the pipe holds no more than this: beyond, a container would soon wait.
+const (
+	logAgain   = time.Second
+	logPatient = pipeSize / 2
+)
+
 // pump records one stream until it ends or is detached. What is taken from the pipe is in the log.
 func (s *stdio) pump(stream string, pipe *outPipe, note *batch) {
 	defer pipe.file.Close()
 	defer note.file.Close()
 	held := 0 // the beginning of a line whose end has not come yet: it stays in the pipe
+	full := false
 	var lines []logLine
 	for {
-		k, ended, err := pipe.look(held)
+		k, ended, err := s.look(pipe, held, full)
 		if err != nil {
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
 				s.logger.Error("output of a container is not read any more", "stream", stream, "err", err)
@@ -156,7 +164,9 @@ func (s *stdio) pump(stream string, pipe *outPipe, note *batch) {
 			if used > 0 {
 				note.set(used)
 			}
-			s.log.write(stream, lines)
+			if full = !s.log.write(stream, lines, len(k.data) <= logPatient); full {
+				used = 0
+			}
 		}
 		note.left = 0
 		var fresh []byte
@@ -165,7 +175,7 @@ func (s *stdio) pump(stream string, pipe *outPipe, note *batch) {
 		}
 		held = len(k.data) - used
 		err = pipe.take(used, k.buf)
-		if used > 0 {
+		if used > 0 || full {
 			note.set(0)
 		}
 		pipe.kits.put(k)
@@ -174,6 +184,18 @@ func (s *stdio) pump(stream string, pipe *outPipe, note *batch) {
 			return
 		}
 	}
+}
+
+// look waits for more output, or, when the log found no room for what there is, until it shall be tried again.
+func (s *stdio) look(pipe *outPipe, held int, full bool) (k *kit, ended bool, err error) {
+	if !full {
+		return pipe.look(held)
+	}
+	select {
+	case <-time.After(logAgain):
+	case <-s.ctx.Done():
+	}
+	return pipe.look(0)
 }
 
 func (s *stdio) finish() {

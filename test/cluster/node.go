@@ -95,7 +95,7 @@ func (n *Node) ContainerdPID() int {
 // Do carries out one of local.Verbs on the agent's process.
 func (n *Node) Do(t testing.TB, verb string) {
 	t.Helper()
-	if err := n.c.Hosts.Do(t.Context(), n.Name, verb); err != nil {
+	if err := n.c.Hosts.Do(context.WithoutCancel(t.Context()), n.Name, verb); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -109,6 +109,13 @@ func killAll(t *testing.T, pids ...int) {
 
 // powerCycle ends everything on a node at once, with all that a machine's memory holds, and starts it again.
 func powerCycle(t *testing.T, node *cluster.Node) {
+	powerOff(t, node)
+	node.Do(t, "heal")
+	node.Do(t, "start")
+}
+
+// powerOff leaves nothing of a node but its disk.
+func powerOff(t *testing.T, node *cluster.Node) {
 	node.Do(t, "fail")
 	containers := cluster.PodProcesses("/" + node.Name + "/")
 	killAll(t, append(append(node.Shims(), node.ContainerdPID()), containers...)...)
@@ -128,8 +135,6 @@ func powerCycle(t *testing.T, node *cluster.Node) {
 	if err := os.RemoveAll(node.Layout.Run); err != nil {
 		t.Fatal(err)
 	}
-	node.Do(t, "heal")
-	node.Do(t, "start")
 }
 
 // matrix is a pod in each state.
