@@ -49,7 +49,7 @@ func newTarget(t testing.TB, change ...func(*api.Config)) *target {
 	t.Helper()
 	s := apitest.New(t, change...)
 	f := &target{s.Handler()}
-	all := &target{inProcess(s.Loopback(setup, nil, 0).Transport)}
+	all := &target{inProcess(s.Loopback(context.Background(), setup, nil, 0).Transport)}
 	for path, body := range map[string]string{
 		"/api/v1/namespaces/closed/secrets":    `{"metadata":{"name":"s"},"stringData":{"k":"` + canary + `"}}`,
 		"/api/v1/namespaces/closed/configmaps": `{"metadata":{"name":"c"},"data":{"k":"` + canary + `"}}`,

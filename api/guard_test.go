@@ -43,7 +43,7 @@ func newGoverned(t *testing.T) *governed {
 
 func (g *governed) as(name string, change ...func(*rest.Config)) kubernetes.Interface {
 	g.t.Helper()
-	cfg := g.Loopback(name, nil, 0)
+	cfg := g.Loopback(context.Background(), name, nil, 0)
 	for _, f := range change {
 		f(cfg)
 	}
@@ -290,7 +290,7 @@ func TestAccessReviewsJudgeByRoles(t *testing.T) {
 		t.Errorf("nobody may more than ask about themselves: %+v", nobody.ResourceRules)
 	}
 	if s := rules(g.as("system:node:n1", func(c *rest.Config) {
-		*c = *g.Loopback("system:node:n1", []string{"system:nodes"}, 0)
+		*c = *g.Loopback(context.Background(), "system:node:n1", []string{"system:nodes"}, 0)
 	}), "ns"); !s.Incomplete || s.EvaluationError == "" {
 		t.Errorf("an agent's rules: %+v", s)
 	}

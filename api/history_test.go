@@ -55,7 +55,7 @@ func told(h api.History) string {
 func TestHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := apitest.New(t)
-		bob, err := kubernetes.NewForConfig(s.Loopback("bob", []string{"system:masters"}, 0))
+		bob, err := kubernetes.NewForConfig(s.Loopback(t.Context(), "bob", []string{"system:masters"}, 0))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,12 +24,13 @@ func loopbackFrom(ctx context.Context) *loopback {
 
 // Loopback returns a client configuration whose requests go to the handler in this process, as the given user: no
 // connection, no TLS, but the same authorization and admission as everybody's. term fences the writes: the state machine
-// refuses them once that leadership term is over (0: no fence, and a follower forwards them).
-func (s *Server) Loopback(name string, groups []string, term uint64) *rest.Config {
+// refuses them once that leadership term is over (0: no fence, and a follower forwards them). When ctx is done every request ends with its
+// error, which clients do not try again: some of the libraries' controllers ask without a context of theirs.
+func (s *Server) Loopback(ctx context.Context, name string, groups []string, term uint64) *rest.Config {
 	who := &loopback{user: &user.DefaultInfo{Name: name, Groups: append([]string{user.AllAuthenticated}, groups...)}, term: term}
 	return &rest.Config{
 		Host: "http://in-process", QPS: -1, UserAgent: name,
-		Transport: &inProcess{handler: s.handler, who: who},
+		Transport: &inProcess{handler: s.handler, who: who, ctx: ctx},
 	}
 }
 
@@ -37,11 +38,17 @@ func (s *Server) Loopback(name string, groups []string, term uint64) *rest.Confi
 type inProcess struct {
 	handler http.Handler
 	who     *loopback
+	ctx     context.Context // until it ends
 }
 
 // RoundTrip runs the handler in a goroutine that ends with the request's context or when the body is closed.
 func (t *inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), loopbackKey, t.who))
+	if t.ctx.Err() != nil {
+		return nil, context.Cause(t.ctx)
+	}
+	ctx, end := context.WithCancelCause(context.WithValue(r.Context(), loopbackKey, t.who))
+	release := context.AfterFunc(t.ctx, func() { end(context.Cause(t.ctx)) })
+	cancel := func() { release(); end(nil) }
 	in := r.Clone(ctx)
 	if in.Body == nil {
 		in.Body = http.NoBody

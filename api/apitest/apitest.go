@@ -41,7 +41,7 @@ func New(t testing.TB, change ...func(*api.Config)) *Server {
 		t.Fatalf("starting the API server: %v", err)
 	}
 	t.Cleanup(srv.Close)
-	s := &Server{Server: srv, Quorum: q, Config: srv.Loopback("mgr-admin", []string{user.SystemPrivilegedGroup}, 0)}
+	s := &Server{Server: srv, Quorum: q, Config: srv.Loopback(context.Background(), "mgr-admin", []string{user.SystemPrivilegedGroup}, 0)}
 	if s.Client, err = kubernetes.NewForConfig(s.Config); err != nil {
 		t.Fatalf("making a client: %v", err)
 	}

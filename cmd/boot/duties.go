@@ -164,7 +164,7 @@ func handOnUnstarted(ctx context.Context, started <-chan struct{}, handOn func(c
 // work starts everything that leads, calls atWork, and waits for all of it.
 func (d *duties) work(ctx context.Context, term uint64, atWork func()) error {
 	m := d.master
-	cfg := m.api.Loopback(controllerName, []string{pki.OrgAdmins}, term)
+	cfg := m.api.Loopback(ctx, controllerName, []string{pki.OrgAdmins}, term)
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return err

@@ -81,7 +81,7 @@ func Assemble(parts Parts) (*Plane, error) {
 	if err := p.serve(reader, authn); err != nil {
 		return nil, err
 	}
-	p.admin, err = kubernetes.NewForConfig(p.api.Loopback(pki.AdminName, []string{pki.OrgAdmins}, 0))
+	p.admin, err = kubernetes.NewForConfig(p.api.Loopback(context.Background(), pki.AdminName, []string{pki.OrgAdmins}, 0))
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -312,7 +313,8 @@ func snapshot(w *world) (string, func()) {
 // wipe makes a master forget everything; it joins again under its name.
 func wipe(w *world) (string, func()) {
 	m := w.some()
-	if m == nil || len(w.running()) < len(w.masters) {
+	fresh := func(m *master) bool { return m.Node.Fresh() }
+	if m == nil || len(w.running()) < len(w.masters) || slices.ContainsFunc(w.masters, fresh) {
 		return "", nil // what is left must be a quorum that can take it in
 	}
 	w.totals.crashes++
