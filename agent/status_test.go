@@ -239,3 +239,26 @@ func TestTerminationMessagesShareTheirRoom(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswerThatComesLate: somebody changes a pod's status right after the agent did, and the agent hears of it before its own request is
+// answered. What it heard stays what the next status is compared with, or the change would stand for ever.
+func TestAnswerThatComesLate(t *testing.T) {
+	sent := v1.PodStatus{Phase: v1.PodRunning, Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionTrue}}}
+	changed := v1.PodStatus{Phase: v1.PodRunning, Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionFalse, Reason: "NodeLost"}}}
+	object := func(version string, s v1.PodStatus) *v1.Pod {
+		return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u", ResourceVersion: version}, Status: s}
+	}
+	for _, c := range []struct {
+		heard string // the version that the watch brought before the answer, which is 11
+		want  v1.PodStatus
+	}{{"10", sent}, {"11", sent}, {"12", changed}} {
+		w := &worker{}
+		w.status.take(object("9", v1.PodStatus{}))
+		target := w.status.target
+		w.status.take(object(c.heard, changed))
+		w.patched(target, &sent, object("11", sent), nil, time.Now())
+		if got := summary(w.status.base); got != summary(c.want) {
+			t.Errorf("heard of version %s: the base is %q, want %q", c.heard, got, summary(c.want))
+		}
+	}
+}

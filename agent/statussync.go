@@ -32,16 +32,23 @@ type statusSync struct {
 // take makes an object read from the API the base of the next patch, unless the base is newer.
 func (s *statusSync) take(pod *v1.Pod) {
 	ref := PodRef{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}
-	if s.target == ref && s.version != "" {
-		if n, err := resourceversion.CompareResourceVersion(pod.ResourceVersion, s.version); err == nil && n <= 0 {
-			return
-		}
+	if n, known := s.compare(pod.ResourceVersion); s.target == ref && known && n <= 0 {
+		return
 	}
 	if s.target != ref {
 		s.closed = false
 	}
 	s.target, s.version = ref, pod.ResourceVersion
 	s.base = *pod.Status.DeepCopy()
+}
+
+// compare says whether a version is older (negative) or newer than that of the base; false: there is none, or they cannot be compared.
+func (s *statusSync) compare(version string) (n int, known bool) {
+	if s.version == "" {
+		return 0, false
+	}
+	n, err := resourceversion.CompareResourceVersion(version, s.version)
+	return n, err == nil
 }
 
 // settling is how long the API hears nothing of a new pod that is on its way as it should be. Most run by then, and one patch
@@ -111,6 +118,9 @@ func (w *worker) patched(target PodRef, want *v1.PodStatus, got *v1.Pod, err err
 		s.retry, s.tries = time.Time{}, 0
 		if want.Phase == v1.PodRunning && s.base.Phase != v1.PodRunning {
 			w.a.timing.since(stepTotal, w.view.Started)
+		}
+		if n, known := s.compare(got.ResourceVersion); known && n < 0 {
+			break // somebody has changed it since, and the watch was faster than this answer
 		}
 		// What was sent is the base even if the server stored it a little differently; else the two would argue forever.
 		s.base, s.version = *want, got.ResourceVersion
