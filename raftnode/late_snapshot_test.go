@@ -18,10 +18,7 @@ func TestSnapshotThatComesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := raftnodetest.NewCluster(t, 3)
 		leader := c.Leader()
-		follower := c.Peers[0]
-		if follower == leader {
-			follower = c.Peers[1]
-		}
+		follower := beside(c, leader)
 		write := func(from, to int) {
 			for i := from; i < to; i++ {
 				mustPropose(t, leader, put(fsm.Create, fmt.Sprint("x", i), "1"))
@@ -59,10 +56,7 @@ func TestFailedPeerHoldsNoConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := raftnodetest.NewCluster(t, 3)
 		leader := c.Leader()
-		victim := c.Peers[0]
-		if victim == leader {
-			victim = c.Peers[1]
-		}
+		victim := beside(c, leader)
 		mustPropose(t, leader, put(fsm.Create, "x", "1"))
 		if victim.Node.Connections() == 0 {
 			t.Fatal("there are none before")
@@ -76,4 +70,12 @@ func TestFailedPeerHoldsNoConnection(t *testing.T) {
 			t.Errorf("a second later it serves %d connections", n)
 		}
 	})
+}
+
+// beside is a peer other than p.
+func beside(c *raftnodetest.Cluster, p *raftnodetest.Peer) *raftnodetest.Peer {
+	if c.Peers[0] == p {
+		return c.Peers[1]
+	}
+	return c.Peers[0]
 }
