@@ -15,6 +15,10 @@ import (
 	"mgr/tunnel"
 )
 
+// leaveMaster is how long a master may be missing from the list of masters before its connection is given up: the list lags behind
+// when masters join or leave, and is made anew after a restore.
+const leaveMaster = 10 * time.Second
+
 // runTunnels serves the masters over a connection to each of them, and follows the list of masters.
 func (a *Agent) runTunnels(ctx context.Context) {
 	var wg sync.WaitGroup
@@ -24,13 +28,9 @@ func (a *Agent) runTunnels(ctx context.Context) {
 	changes := make(chan []string, 1)
 	wg.Go(func() { a.followMasters(ctx, changes) })
 	masters := a.cfg.Masters
+	missing := time.NewTimer(0)
+	defer missing.Stop()
 	for {
-		for addr, cancel := range running {
-			if !slices.Contains(masters, addr) {
-				cancel()
-				delete(running, addr)
-			}
-		}
 		for _, addr := range masters {
 			if running[addr] != nil || a.cfg.DialTunnel == nil {
 				continue
@@ -50,8 +50,16 @@ func (a *Agent) runTunnels(ctx context.Context) {
 				cancel()
 			}
 			return
+		case <-missing.C:
+			for addr, cancel := range running {
+				if !slices.Contains(masters, addr) {
+					cancel()
+					delete(running, addr)
+				}
+			}
 		case masters = <-changes:
 			a.log.Info("the masters are", "addrs", masters)
+			missing.Reset(leaveMaster)
 			if a.cfg.OnMasters != nil {
 				a.cfg.OnMasters(unique(append(slices.Clone(masters), a.cfg.Masters...)))
 			}

@@ -243,7 +243,7 @@ func agentPath(parts ...string) string {
 
 // toNode hands the request to the node's agent: bodies, answers and upgraded connections (SPDY, WebSocket) pass through.
 func (s *Server) toNode(w http.ResponseWriter, r *http.Request, node, path string, query url.Values, rewrite *proxy.Transport) {
-	rt, err := s.node(node)
+	rt, err := s.node(r.Context(), node)
 	if err != nil {
 		s.fail(w, r, err)
 		return

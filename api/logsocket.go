@@ -25,7 +25,7 @@ func (s *Server) logFromNode(w http.ResponseWriter, r *http.Request, node, path 
 		s.toNode(w, r, node, path, q, nil)
 		return
 	}
-	rt, err := s.node(node)
+	rt, err := s.node(r.Context(), node)
 	if err != nil {
 		s.fail(w, r, err)
 		return

@@ -32,9 +32,11 @@ type Explainer interface {
 	Explain(ctx context.Context, namespace, name string) (any, error)
 }
 
-// NodeDialer reaches an agent through the connection that the agent opened itself.
+// NodeDialer reaches an agent through the connection that the agent opened itself, to this master.
 type NodeDialer interface {
-	// RoundTripper sends HTTP requests to the node's agent, wherever its connection ends; an error names the node. It is an
+	// Await gives an agent that is not connected a moment to connect.
+	Await(ctx context.Context, node string)
+	// RoundTripper sends HTTP requests to the node's agent, if it is connected; an error names the node. It is an
 	// *http.Transport, whose dialer streams use.
 	RoundTripper(node string) (http.RoundTripper, error)
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -17,8 +18,16 @@ import (
 // Agents, like kubelets, speak SPDY. The master translates, as kube-apiserver does; what older clients send (SPDY, WebSocket up to
 // v4) passes through to the agent as it is.
 
-// node returns the transport to a node's agent; the error is for the client.
-func (s *Server) node(name string) (http.RoundTripper, error) {
+// node returns the transport to a node's agent, which may have lost its connection just now; the error is for the client.
+func (s *Server) node(ctx context.Context, name string) (http.RoundTripper, error) {
+	if s.cfg.Dialer != nil {
+		s.cfg.Dialer.Await(ctx, name)
+	}
+	return s.connected(name)
+}
+
+// connected is node for an agent that is connected now.
+func (s *Server) connected(name string) (http.RoundTripper, error) {
 	if s.cfg.Dialer == nil {
 		return nil, unavailable("reaching nodes")
 	}
@@ -38,7 +47,7 @@ func agentURL(node, path string, query url.Values) *url.URL {
 
 // execOrAttach connects the streams of a client with those of an agent.
 func (s *Server) execOrAttach(w http.ResponseWriter, r *http.Request, node, path string, o *streamOptions, query url.Values) {
-	rt, err := s.node(node)
+	rt, err := s.node(r.Context(), node)
 	if err == nil {
 		rt, err = ending(rt, node)
 	}
@@ -63,7 +72,7 @@ func (s *Server) forwardPorts(w http.ResponseWriter, r *http.Request, node, path
 		s.toNode(w, r, node, path, query, nil)
 		return
 	}
-	rt, err := s.node(node)
+	rt, err := s.node(r.Context(), node)
 	if err != nil {
 		s.fail(w, r, err)
 		return

@@ -74,6 +74,8 @@ func (b *breakable) breakAll() {
 	}
 }
 
+func (*streamingAgent) Await(context.Context, string) {}
+
 func (a *streamingAgent) RoundTripper(string) (http.RoundTripper, error) {
 	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer

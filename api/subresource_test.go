@@ -130,6 +130,8 @@ func TestScale(t *testing.T) {
 // agent stands in for a node's agent: it tells what it was asked.
 type agent struct{ http.Handler }
 
+func (agent) Await(context.Context, string) {}
+
 func (a agent) RoundTripper(node string) (http.RoundTripper, error) {
 	if node != "n1" {
 		return nil, fmt.Errorf("node %s: not connected", node)

@@ -70,7 +70,7 @@ func sumUsage(containers []metricsv1beta1.ContainerMetrics) corev1.ResourceList 
 
 // usageEndpoints serves them; nodes and pods are the endpoints whose objects select and name what is shown.
 func (s *Server) usageEndpoints(nodes, pods *endpoint) []*endpoint {
-	ask := newUsageAsker(s.node, s.log)
+	ask := newUsageAsker(s.connected, s.log)
 	return []*endpoint{
 		s.usageEndpoint(usageRow("nodes", "NodeMetrics", false,
 			func() runtime.Object { return &metricsv1beta1.NodeMetrics{} }, func() runtime.Object { return &metricsv1beta1.NodeMetricsList{} }),

@@ -25,6 +25,8 @@ const (
 	writeTimeout = 10 * time.Second
 	openTimeout  = 10 * time.Second
 	idleStream   = 30 * time.Second
+	// awaitAgent is how long Await waits: an agent that lost its connection, or has just joined, is back within half a second (Keep).
+	awaitAgent = 3 * time.Second
 )
 
 // Registry knows the tunnels that end in this master. The zero value is not usable; see NewRegistry.
@@ -33,6 +35,7 @@ type Registry struct {
 
 	mu     sync.Mutex
 	nodes  map[string]*link
+	came   chan struct{} // closed, and made anew, when an agent connects
 	closed bool
 
 	opened, failed, replaced atomic.Uint64
@@ -47,7 +50,7 @@ type link struct {
 
 // NewRegistry makes an empty registry.
 func NewRegistry(log *slog.Logger) *Registry {
-	return &Registry{log: log, nodes: map[string]*link{}}
+	return &Registry{log: log, nodes: map[string]*link{}, came: make(chan struct{})}
 }
 
 // HandleConn serves as the master's end of a tunnel until the connection ends. node is who the connection's certificate
@@ -82,6 +85,8 @@ func (r *Registry) add(l *link) bool {
 	old, closed := r.nodes[l.node], r.closed
 	if !closed {
 		r.nodes[l.node] = l
+		close(r.came)
+		r.came = make(chan struct{})
 	}
 	r.mu.Unlock()
 	if old != nil && !closed {
@@ -108,6 +113,25 @@ func (r *Registry) link(node string) (*link, error) {
 		return nil, fmt.Errorf("node %s: %w", node, ErrNotConnected)
 	}
 	return l, nil
+}
+
+// Await waits until the agent of node is connected, until ctx is done, or for three seconds.
+func (r *Registry) Await(ctx context.Context, node string) {
+	ctx, cancel := context.WithTimeout(ctx, awaitAgent)
+	defer cancel()
+	for {
+		r.mu.Lock()
+		there, came := r.nodes[node] != nil, r.came
+		r.mu.Unlock()
+		if there {
+			return
+		}
+		select {
+		case <-came:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // RoundTripper sends requests to the agent of node; scheme and host of their URL do not matter ("http://<node>/…"). It is

@@ -184,6 +184,26 @@ func TestLostAgentIsNotReached(t *testing.T) {
 	await(t, "n2 is disconnected", func() bool { return len(r.Nodes()) == 0 })
 }
 
+// An agent that is about to connect, as after each change of the list of masters, is waited for.
+func TestAgentThatIsAboutToConnectIsWaitedFor(t *testing.T) {
+	r := NewRegistry(quiet())
+	defer r.Close()
+	answer := make(chan string)
+	go func() {
+		r.Await(t.Context(), "n1")
+		got, err := get(t, r, "n1", "/logs")
+		answer <- fmt.Sprint(got, err)
+	}()
+	connect(t, r, "n2", says("two")) // another one is not taken for it
+	connect(t, r, "n1", says("one"))
+	if got := <-answer; got != "one/logs<nil>" {
+		t.Errorf("the request that came first: %s", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.Await(ctx, "n3") // returns: nobody waits for the answer any more
+}
+
 func TestRunningRequestsFailWhenTheTunnelEnds(t *testing.T) {
 	r := NewRegistry(quiet())
 	defer r.Close()

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"mgr/cmd/local"
 )
 
 // running are the clusters of this process, each with its test.
@@ -60,7 +62,7 @@ func (c *Cluster) dumpLogs(t testing.TB) {
 // dumpStacks ends every process by SIGQUIT, at which the Go runtime writes all goroutines to the host's log, and keeps those in a file
 // for whoever looks for what hangs.
 func (c *Cluster) dumpStacks(t testing.TB) {
-	hosts, err := c.Hosts.Hosts(context.Background())
+	hosts, err := local.NewClient(c.Dir).Hosts(context.Background()) // it may fail before there is c.Hosts
 	if err != nil {
 		t.Log(err)
 	}
