@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -101,7 +103,6 @@ func built(t testing.TB, env, name, how string) string {
 // Start brings a cluster up and takes it down, with a look for leftovers, when the test ends.
 func Start(t testing.TB, o Options) *Cluster {
 	t.Helper()
-	o.Subnet = o.subnet()
 	c := &Cluster{bin: o.Binary, env: o.Env, Name: o.Name, Dir: filepath.Join("/var/lib/mgr", "test-"+o.Name)}
 	if c.bin == "" {
 		c.bin = Binary(t)
@@ -111,6 +112,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if _, err := local.Load(c.Dir); err == nil {
 		c.must(t, "down", "--dir", c.Dir)
 	}
+	o.Subnet = o.subnet(t)
 	before := footprint(t, o, c.Dir)
 	args := []string{"up", "--name", o.Name, "--dir", c.Dir, "--subnet", o.Subnet}
 	if o.Masters != 0 {
@@ -151,21 +153,35 @@ func (c *Cluster) stop(t testing.TB, o Options, before map[string][]string) {
 // subnets that tests of this process have; they may run beside each other.
 var subnets sync.Map
 
-func (o Options) subnet() string {
+// subnet that was asked for, or one that neither this process nor anything else on this machine has: what a killed run left, for example.
+func (o Options) subnet(t testing.TB) string {
+	t.Helper()
 	if o.Subnet != "" {
 		return o.Subnet
+	}
+	used, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
 	}
 	sum := 0
 	for _, b := range []byte(o.Name) {
 		sum = (sum*31 + int(b)) % 200
 	}
-	for {
-		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, byte(20 + sum), 0}), 24).String()
-		if owner, _ := subnets.LoadOrStore(subnet, o.Name); owner == o.Name {
-			return subnet
+	for range 200 {
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, byte(20 + sum), 0}), 24)
+		taken := slices.ContainsFunc(used, func(a net.Addr) bool {
+			prefix, err := netip.ParsePrefix(a.String())
+			return err == nil && prefix.Overlaps(subnet)
+		})
+		if !taken {
+			if owner, _ := subnets.LoadOrStore(subnet, o.Name); owner == o.Name {
+				return subnet.String()
+			}
 		}
 		sum = (sum + 1) % 200
 	}
+	t.Fatal("every subnet of 10.99.20.0/24 to 10.99.219.0/24 is in use on this machine")
+	return ""
 }
 
 // Output of a command.
