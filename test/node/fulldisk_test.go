@@ -69,7 +69,8 @@ func steadyTalk() *corev1.Pod {
 	return cluster.Busybox("steady", "i=0; while :; do i=$((i+1)); echo $i; usleep 100000; done")
 }
 
-// pressure waits until the only node says whether it is short of disk.
+// pressure waits until the only node says whether it is short of disk, and its taint says so too: a pod that is placed in between is
+// refused by the node, and for good, as Kubernetes does it.
 func pressure(t *testing.T, c *cluster.Cluster, want corev1.ConditionStatus) {
 	t.Helper()
 	cluster.Eventually(t, 90*time.Second, fmt.Sprintf("DiskPressure is %s", want), func(ctx context.Context) error {
@@ -77,11 +78,11 @@ func pressure(t *testing.T, c *cluster.Cluster, want corev1.ConditionStatus) {
 		if err != nil {
 			return err
 		}
-		for _, x := range n.Status.Conditions {
-			if x.Type == corev1.NodeDiskPressure && x.Status == want {
-				return nil
-			}
+		says := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeDiskPressure && c.Status == want })
+		tainted := slices.ContainsFunc(n.Spec.Taints, func(taint corev1.Taint) bool { return taint.Key == corev1.TaintNodeDiskPressure })
+		if !says || tainted != (want == corev1.ConditionTrue) {
+			return fmt.Errorf("conditions %+v, taints %+v", n.Status.Conditions, n.Spec.Taints)
 		}
-		return fmt.Errorf("%+v", n.Status.Conditions)
+		return nil
 	})
 }
